@@ -1,0 +1,143 @@
+"""Preference pairs: sampled from the model itself, ordered by a program, matched in length."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gristmill.alignment.judges import Verdict, python_parses
+from gristmill.core.artifact import Artifact
+from gristmill.core.config import CorpusRef, config, require
+from gristmill.core.files import read_json, write_json
+from gristmill.core.seeds import derive_seed, fraction
+from gristmill.core.stage import StageContext
+from gristmill.data.documents import iterate_documents
+from gristmill.data.python_code import functions
+from gristmill.data.python_pairs import complete_pair
+from gristmill.generation import Engine, Sampling
+from gristmill.tokenizer import Tokenizer
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One prompt with a better and a worse answer, as token ids; the answers end with the end-of-turn token where
+    the model ended them itself."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    signature: str
+
+
+@config
+class SelfSampled:
+    """Sample bodies for documented functions from the model and prefer those that Python can parse."""
+
+    corpus: CorpusRef
+    """Python documents; only their train and valid splits are used."""
+    prompts: int = 384
+    """How many functions to ask for."""
+    samples: int = 4
+    """Answers a prompt."""
+    max_tokens: int = 96
+    """Longest answer."""
+    temperature: float = 1.0
+    """Of the sampling."""
+    pairs_per_prompt: int = 2
+    """Most pairs taken from one prompt."""
+    valid: float = 0.1
+    """Share of the prompts, by hash, whose pairs are held out."""
+
+    def __post_init__(self) -> None:
+        require(self.prompts >= 1, "prompts", "must be at least 1")
+        require(self.samples >= 2, "samples", "a pair needs at least 2 answers to the same prompt")
+        require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
+        require(self.temperature > 0, "temperature", "must be positive, or all samples are the same")
+        require(0 < self.valid < 1, "valid", "is a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A function to be written."""
+
+    signature: str
+    ids: list[int]
+    held_out: bool
+
+
+def asks(settings: SelfSampled, corpus: Artifact, tokenizer: Tokenizer, seed: int, room: int) -> list[Ask]:
+    """The prompts: documented functions of the train split, chosen and ordered by hash; `room` tokens at most."""
+    found: dict[str, tuple[float, Ask]] = {}
+    for document in iterate_documents(corpus.path, "train"):
+        if document["language"] != "python":
+            continue
+        for function in functions(document["text"]):
+            if not function.summary or not function.body.strip():
+                continue
+            key = f"{document['id']}:{function.qualified_name}:{function.line}"
+            rank = fraction(seed, key)
+            ids = tokenizer.encode_chat(complete_pair(function).messages, add_generation_prompt=True)
+            if len(ids) <= room:
+                found[key] = (rank, Ask(function.signature, ids, fraction(seed, "valid", key) < settings.valid))
+    ranked = sorted(found.values(), key=lambda item: item[0])
+    return [ask for _, ask in ranked[: settings.prompts]]
+
+
+def sample(context: StageContext, engine: Engine, tokenizer: Tokenizer, settings: SelfSampled,
+           prompts: list[Ask]) -> list[dict[str, Any]]:
+    """Answers to every prompt with their verdicts; done in chunks that survive an interruption."""
+    records: list[dict[str, Any]] = []
+    stop = tuple(i for i in (tokenizer.end_of_turn_id, tokenizer.eos_id) if i is not None)
+    with context.progress.bar("sampling answers", len(prompts) * settings.samples, "answers") as bar:
+        for start in range(0, len(prompts), CHUNK):
+            path = context.scratch / f"samples-{start:06d}.json"
+            if not path.exists():
+                chunk = prompts[start : start + CHUNK]
+                jobs = [(ask, n) for ask in chunk for n in range(settings.samples)]
+                outputs = engine.generate(
+                    [ask.ids for ask, _ in jobs],
+                    [Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, stop_ids=stop,
+                              seed=derive_seed(context.seed, "sample", start + i // settings.samples, n))
+                     for i, (_, n) in enumerate(jobs)],
+                    on_progress=lambda: bar.advance(0),
+                )
+                write_json(path, [
+                    {"prompt": start + i // settings.samples, "tokens": list(output.tokens), "finish": output.finish,
+                     **asdict(judge(ask, output.tokens, output.finish, tokenizer))}
+                    for i, ((ask, _), output) in enumerate(zip(jobs, outputs, strict=True))
+                ])
+            done = read_json(path)
+            records += done
+            bar.advance(len(done), f"{sum(r['good'] for r in records) / len(records):.0%} parse")
+    return records
+
+
+def judge(ask: Ask, tokens: list[int], finish: str, tokenizer: Tokenizer) -> Verdict:
+    """An answer that was cut off by the length limit cannot be good, whatever its beginning looks like."""
+    if finish != "stop":
+        return Verdict(False, False, "did not end by itself")
+    return python_parses(ask.signature, tokenizer.decode(list(tokens), skip_special=True))
+
+
+def pair_up(settings: SelfSampled, prompts: list[Ask], records: list[dict[str, Any]]) -> tuple[list[Preference], list[Preference]]:
+    """(train, valid) pairs. Within a prompt each good, non-trivial answer is matched with the bad answer nearest in
+    length, so that what is learned is not length; every answer is used once."""
+    train: list[Preference] = []
+    valid: list[Preference] = []
+    by_prompt: dict[int, list[dict[str, Any]]] = {}
+    for record in records:
+        by_prompt.setdefault(record["prompt"], []).append(record)
+    for number, answers in sorted(by_prompt.items()):
+        ask = prompts[number]
+        good = [a for a in answers if a["good"] and not a["trivial"]]
+        bad = [a for a in answers if not a["good"] and a["tokens"]]
+        for chosen in good[: settings.pairs_per_prompt]:
+            if not bad:
+                break
+            rejected = min(bad, key=lambda a: abs(len(a["tokens"]) - len(chosen["tokens"])))
+            bad.remove(rejected)
+            (valid if ask.held_out else train).append(
+                Preference(ask.ids, chosen["tokens"], rejected["tokens"], ask.signature))
+    return train, valid

@@ -1,0 +1,65 @@
+"""Writing files so that a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gristmill.core.errors import MachineError, UserError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'no space left', 'read-only' and 'permission denied' into a MachineError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free some space or choose another --runs-dir; then run the same command again, it continues"
+            raise MachineError("the disk is full", where=str(path), fix=fix) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise MachineError("not allowed to write here", where=str(path), fix="choose another --runs-dir") from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` beside `path`, flush it to the disk, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is a UserError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("this file is missing", where=str(path)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"this is not valid JSON ({error})", where=str(path)) from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read a JSON-lines file whole; splits on newlines only, and a last line cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]

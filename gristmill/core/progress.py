@@ -1,0 +1,144 @@
+"""Progress of long work: a live bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """One piece of long work under way."""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """`amount` more is done; `note` replaces the text at the end of the line."""
+
+
+class Progress(Protocol):
+    """Where a stage reports what it is doing."""
+
+    def bar(self, label: str, total: float | None, unit: str = "items"):  # -> ContextManager[Bar]
+        """A context manager that gives a Bar."""
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+
+
+def _duration(seconds: float) -> str:
+    seconds = int(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else (
+        f"{seconds // 60}:{seconds % 60:02d}")
+
+
+def _quantity(value: float) -> str:
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / (1e3 if letter == 'k' else limit):.1f}{letter}"
+    return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
+
+
+class Silent:
+    """Reports nothing."""
+
+    @contextmanager
+    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
+        yield _Nothing()
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class _Nothing:
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+
+class Lines:
+    """A line at the start, one every `every` seconds, and one at the end: for logs and pipes."""
+
+    def __init__(self, every: float = 10.0, stream=None) -> None:
+        self.every, self.stream = every, stream or sys.stderr
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
+        bar = _LineBar(self, label, total, unit)
+        yield bar
+        bar.finish()
+
+
+class _LineBar:
+    def __init__(self, owner: Lines, label: str, total: float | None, unit: str) -> None:
+        self.owner, self.label, self.total, self.unit = owner, label, total, unit
+        self.done, self.note, self.start = 0.0, "", time.monotonic()
+        self.last = self.start
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        now = time.monotonic()
+        if now - self.last >= self.owner.every:
+            self.last = now
+            self.owner.say(self.line(now))
+
+    def line(self, now: float) -> str:
+        rate = self.done / max(now - self.start, 1e-9)
+        of = f"/{_quantity(self.total)}" if self.total else ""
+        left = f", {_duration((self.total - self.done) / rate)} left" if self.total and rate > 0 else ""
+        note = f" | {self.note}" if self.note else ""
+        return f"  {self.label}: {_quantity(self.done)}{of} {self.unit}, {_quantity(rate)}/s{left}{note}"
+
+    def finish(self) -> None:
+        now = time.monotonic()
+        note = f" | {self.note}" if self.note else ""
+        self.owner.say(f"  {self.label}: {_quantity(self.done)} {self.unit} in {_duration(now - self.start)}{note}")
+
+
+class Terminal:
+    """Live bars (rich) with rate, elapsed time and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with RichProgress(*columns, console=self.console, refresh_per_second=4) as rich:
+            task = rich.add_task(f"  {label}", total=total, note="", count="")
+            yield _RichBar(rich, task, total, unit)
+
+
+class _RichBar:
+    def __init__(self, rich, task, total: float | None, unit: str) -> None:
+        self.rich, self.task, self.total, self.unit = rich, task, total, unit
+        self.done, self.start = 0.0, time.monotonic()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done += amount
+        rate = self.done / max(time.monotonic() - self.start, 1e-9)
+        of = f"/{_quantity(self.total)}" if self.total else ""
+        fields = {"count": f"{_quantity(self.done)}{of} {self.unit} {_quantity(rate)}/s"}
+        if note:
+            fields["note"] = f"| {note}"
+        self.rich.update(self.task, completed=self.done, **fields)
+
+
+def for_stream() -> Progress:
+    """Live bars on a terminal, plain lines elsewhere."""
+    return Terminal() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,89 @@
+"""The contract of a stage: a config class whose `run` turns declared inputs into an artifact's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+
+from gristmill.core.artifact import Artifact
+from gristmill.core.config import config
+from gristmill.core.progress import Progress, Silent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Choices that may change how fast a stage runs but not what it means; no part of identity."""
+
+    device: str = "auto"
+    """cpu, cuda, or auto (cuda where there is one)."""
+    threads: int = 0
+    """CPU threads; 0 means all cores."""
+    workers: int = 0
+    """Processes for data work; 0 means as many as cores."""
+    compile: str = "auto"
+    """auto, always or never: torch.compile of the model's blocks."""
+    precision: str = "auto"
+    """auto (bf16 where the device has it), bf16 or fp32."""
+
+
+@dataclass
+class StageContext:
+    """What a stage gets besides its config."""
+
+    name: str
+    """recipe/stage@version: what the artifact will be called."""
+    seed: int
+    """The recipe's seed joined with the stage's name."""
+    work: Path
+    """The folder that becomes the artifact. It survives a crash: on resume the stage finds what it left.
+    What depends on time or speed goes under work/telemetry, scraps under work/.scratch (removed at the end);
+    everything else must come out bit for bit the same however often the stage was interrupted."""
+    cache: Path
+    """Derived data shared between stages; entries are named by digest and renamed into place when complete."""
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    """Every reference in the config -> the artifact it stands for."""
+    runtime: Runtime = Runtime()
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def telemetry(self) -> Path:
+        folder = self.work / "telemetry"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def scratch(self) -> Path:
+        folder = self.work / ".scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+class Stage(Protocol):
+    """A frozen config that can run. Made by the `stage` decorator."""
+
+    kind: ClassVar[str]
+    produces: ClassVar[str]
+    semantics_version: ClassVar[int]
+
+    def run(self, context: StageContext) -> Mapping[str, Any]:
+        """Fill context.work and give the metrics for the record (JSON-ready, the same on every run)."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def stage(kind: str, produces: str, semantics_version: int = 1) -> Callable[[type[T]], type[T]]:
+    """Class decorator: a config dataclass with `run` becomes the stage `uses: kind`.
+
+    produces: kind of artifact (corpus, tokenizer, model, evaluation, release, ...).
+    semantics_version: raised when the same config and inputs give another result than before.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made = config(cls)
+        made.kind, made.produces, made.semantics_version = kind, produces, semantics_version  # type: ignore[attr-defined]
+        return made
+
+    return decorate

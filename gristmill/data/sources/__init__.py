@@ -1,0 +1,33 @@
+"""Where text comes from: one file a kind, each a config class that streams documents with their provenance.
+
+A source has `files()`, the files that it will read (a UserError if there are none), and `read(files, source)`, an
+iterator of Document and Reject. A new kind is one file here and its class in `Source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from gristmill.core.config import require
+from gristmill.data.sources.files import Files
+from gristmill.data.sources.python_stdlib import PythonStdlib
+
+Source = Annotated[PythonStdlib | Files, Field(discriminator="kind")]
+"""Any source; `kind` says which."""
+
+
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """The name of each source: as given, or its kind (with a number from the second of a kind on)."""
+    names: list[str] = []
+    for source in sources:
+        same = sum(other.kind == source.kind and not other.name for other in sources[: len(names)])
+        name = source.name or (source.kind if same == 0 else f"{source.kind}{same + 1}")
+        require(name not in names, "sources", f"two sources are called {name!r}: give one of them another `name`")
+        names.append(name)
+    return names
+
+
+__all__ = ["Files", "PythonStdlib", "Source", "source_names"]

@@ -1,0 +1,111 @@
+"""Python's own standard library: about 30 MB of real code and documentation that every machine already has."""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from gristmill.core.config import config
+from gristmill.core.errors import MachineError
+from gristmill.data.documents import Document, Reject
+from gristmill.data.sources.text import Unreadable, decode
+
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "ensurepip"}
+_BAD_ON_PURPOSE = ("lib2to3/tests/data", "test/tokenizedata", "test/encoded_modules")
+"""Fixtures that are broken Python on purpose; no model should learn from them."""
+LICENSE = "PSF-2.0"
+
+
+@config
+class PythonStdlib:
+    """The standard library of the Python that runs this stage: every .py file, and pydoc's topics as plain text."""
+
+    kind: Literal["python_stdlib"]
+    name: str = ""
+    """How the source is called in ids and reports; the kind, if empty."""
+    tests: bool = True
+    """Take the library's own test suite too (about 19 of 31 MB, where the system installs it)."""
+
+    def files(self) -> list[Path]:
+        """Every file that will be read, sorted."""
+        root = stdlib_folder()
+        found = []
+        for folder, subfolders, names in os.walk(root):
+            relative = Path(folder).relative_to(root).as_posix()
+            subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED_FOLDERS)
+            if relative.startswith(_BAD_ON_PURPOSE) or not self.tests and is_test(f"{relative}/x.py"):
+                continue
+            found += [Path(folder, name) for name in names if name.endswith(".py")]
+        if not found:
+            raise MachineError("this Python has no standard library sources", where=str(root),
+                               fix="use a Python whose library is installed as .py files, not as a zip")
+        return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+    def read(self, files: list[Path], source: str) -> Iterator[Document | Reject]:
+        """Stream one document a module, and one a topic of `pydoc_data/topics.py`."""
+        root = stdlib_folder()
+        provenance = {"license": LICENSE, "python": platform.python_version()}
+        for path in files:
+            name = path.relative_to(root).as_posix()
+            document = Document(
+                f"{source}/{name}", "", source, domain=domain(name), language="python",
+                metadata={"path": name, "group": group(name), **provenance},
+            )
+            data = path.read_bytes()
+            try:
+                text, _ = decode(data)
+            except Unreadable as problem:
+                document.text = data[:2000].decode("utf-8", "backslashreplace")
+                yield Reject(document, "unreadable_bytes", str(problem))
+                continue
+            if name == "pydoc_data/topics.py":
+                yield from _topics(text, source, provenance)
+            else:
+                document.text = text
+                yield document
+
+
+def stdlib_folder() -> Path:
+    """Where the running interpreter keeps its standard library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def is_test(name: str) -> bool:
+    """Is this path (relative to the library) part of a test suite?"""
+    folders = name.split("/")[:-1]
+    return any(folder in ("test", "tests", "idle_test") for folder in folders)
+
+
+def domain(name: str) -> str:
+    """`test`, or the top-level package or module that a path belongs to."""
+    return "test" if is_test(name) else name.split("/")[0].removesuffix(".py")
+
+
+def group(name: str) -> str:
+    """The package that a file belongs to, a test being of the package that it tests.
+
+    `json/decoder.py`, `test/test_json/test_scan.py` -> `json`. Splits keep a group together, so that no model is
+    examined on a module whose tests it was trained on.
+    """
+    parts = [part for part in name.removesuffix(".py").split("/") if part != "__init__"]
+    if parts and parts[0] == "test" and len(parts) > 1:
+        return parts[1].removeprefix("test_").lstrip("_") or parts[1]
+    return parts[0].lstrip("_") if parts else name
+
+
+def _topics(text: str, source: str, provenance: dict[str, str]) -> Iterator[Document]:
+    """The reference texts that `help()` shows, one document each."""
+    topics: dict[str, str] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            topics = ast.literal_eval(node.value)
+    for topic, content in sorted(topics.items()):
+        yield Document(
+            f"{source}/pydoc_data/topics.py#{topic}", content, source, domain="pydoc_data", language="en",
+            metadata={"path": "pydoc_data/topics.py", "topic": topic, "group": "pydoc_data", **provenance},
+        )

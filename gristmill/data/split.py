@@ -1,0 +1,79 @@
+"""Splits that leak as little as we know how to avoid: what belongs together goes together, and hashes decide.
+
+A unit is a set of documents joined by a near-duplicate cluster or by their `group` (a package and its tests).
+The unit's split is a pure function of its name and the seed: adding documents moves no other unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gristmill.core.config import config, require
+from gristmill.core.errors import UserError
+from gristmill.core.seeds import fraction
+from gristmill.data.dedup.clusters import connected
+
+
+@config
+class Split:
+    """Shares of the corpus that are held out; the rest is for training."""
+
+    valid: float = 0.05
+    """Share for validation during training, 0 to 0.5."""
+    test: float = 0.05
+    """Share for the final evaluation, 0 to 0.5."""
+    groups: bool = True
+    """Keep what a source calls a group (a package of the standard library and its tests) in one split."""
+
+    def __post_init__(self) -> None:
+        for name in ("valid", "test"):
+            require(0 <= getattr(self, name) <= 0.5, name, "must be between 0 and 0.5")
+        require(self.valid + self.test < 1, "valid", "valid and test together must leave something to train on")
+
+    def shares(self) -> dict[str, float]:
+        """The held-out splits that are asked for."""
+        return {name: share for name, share in (("test", self.test), ("valid", self.valid)) if share > 0}
+
+
+def units(clusters: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """The name of each document's unit: the first group (or else cluster) by name that it is joined to.
+
+    clusters, groups: one a document; an empty group joins nothing.
+    """
+    labels = [(f"cluster {c}", f"group {g}" if g else "") for c, g in zip(clusters, groups, strict=True)]
+    names = sorted({label for pair in labels for label in pair if label}, key=lambda n: (n.startswith("cluster "), n))
+    number = {name: i for i, name in enumerate(names)}
+    root = connected(len(names), ((number[c], number[g]) for c, g in labels if g))
+    return [names[root[number[cluster]]] for cluster, _ in labels]
+
+
+def choose(unit: str, seed: int, shares: Mapping[str, float]) -> str:
+    """The split of one unit."""
+    point, start = fraction(seed, "split", unit), 0.0
+    for name, share in shares.items():
+        if start <= point < start + share:
+            return name
+        start += share
+    return "train"
+
+
+def assign(unit_names: Sequence[str], seed: int, split: Split) -> dict[str, str]:
+    """unit -> split. In a small corpus a split that hashes leave empty gets the unit that came nearest to it.
+
+    Raises UserError if there are fewer units than splits.
+    """
+    shares = split.shares()
+    names = sorted(set(unit_names))
+    chosen = {unit: choose(unit, seed, shares) for unit in names}
+    if len(names) < len(shares) + 1:
+        raise UserError(
+            f"{len(names)} independent documents cannot be split into {', '.join(['train', *shares])}", where="split",
+            fix="give more documents, cut long ones (`piece_kb: 16` on the source), or set `split: {valid: 0, test: 0}`",
+        )
+    for wanted in ("train", *shares):
+        if wanted not in chosen.values():
+            counts = {name: list(chosen.values()).count(name) for name in ("train", *shares)}
+            giving = max(counts, key=lambda name: counts[name])
+            nearest = min((u for u in names if chosen[u] == giving), key=lambda u: fraction(seed, "split", u))
+            chosen[nearest] = wanted
+    return chosen

@@ -1,0 +1,135 @@
+"""Work folders: where an unfinished stage lies, and how it becomes an artifact without a moment of half.
+
+    work/<stage>/               the unfinished artifact; continues after a crash
+    work/.marks/<stage>.json    whose it is: identity, version, seconds so far
+    work/.aside/<stage>-<id>/   unfinished work of another identity; taken up again if that identity returns
+
+A mark is written before its folder exists and removed after the folder is gone, so that a folder is never taken for
+somebody else's. Finishing: scraps removed, payload digested, record written, everything flushed, folder renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gristmill.core.artifact import RECORD, Artifact
+from gristmill.core.errors import InternalError, UserError
+from gristmill.core.files import disk_errors, read_json, write_json
+from gristmill.core.hashing import digest_folder
+
+
+class WorkFolder:
+    """The unfinished work of one stage."""
+
+    def __init__(self, run_folder: Path, stage: str) -> None:
+        self.root, self.stage = run_folder / "work", stage
+        self.path = self.root / stage
+        self.mark_path = self.root / ".marks" / f"{stage}.json"
+
+    def mark(self) -> dict[str, Any] | None:
+        """What is known of the work that lies here, or None."""
+        try:
+            mark = read_json(self.mark_path)
+        except UserError:
+            return None
+        return mark if isinstance(mark, dict) and "identity" in mark else None
+
+    def holds(self, identity: str) -> bool:
+        """Does unfinished work of this identity lie here, or aside?"""
+        mark = self.mark()
+        if self.path.is_dir() and mark is not None and mark["identity"] == identity:
+            return True
+        return self._aside(identity).is_dir()
+
+    def begin(self, identity: str, version: int, resume: bool = True) -> bool:
+        """Make the folder ready for `identity`; True if it continues earlier work."""
+        with disk_errors(self.path):
+            mark = self.mark()
+            ours = mark is not None and mark["identity"] == identity
+            if self.path.exists() and not (ours and resume):
+                self._set_aside(mark["identity"] if mark is not None else "unknown", keep=not ours)
+            if not resume:
+                shutil.rmtree(self._aside(identity), ignore_errors=True)
+            if not self.path.exists():
+                write_json(self.mark_path, {"identity": identity, "version": version, "seconds": 0.0})
+                if self._aside(identity).is_dir():
+                    self._aside(identity).rename(self.path)
+            continues = self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            return continues
+
+    def note_seconds(self, seconds: float) -> None:
+        """Remember how long the work has taken over its interruptions."""
+        mark = self.mark()
+        if mark is not None:
+            write_json(self.mark_path, {**mark, "seconds": seconds})
+
+    def _aside(self, identity: str) -> Path:
+        return self.root / ".aside" / f"{self.stage}-{identity[:16]}"
+
+    def _set_aside(self, identity: str, keep: bool) -> None:
+        target = self._aside(identity)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.rename(target)
+        if not keep:
+            shutil.rmtree(target)
+
+    def finished(self, identity: str) -> Artifact | None:
+        """Work that was complete when the process died, up to the last rename."""
+        mark = self.mark()
+        if mark is None or mark["identity"] != identity or not (self.path / RECORD).is_file():
+            return None
+        try:
+            artifact = Artifact.open(self.path)
+        except UserError:
+            artifact = None
+        if artifact is None or artifact.record.get("identity") != identity or (
+                artifact.record.get("digest") != digest_folder(self.path)):
+            (self.path / RECORD).unlink()
+            return None
+        return artifact
+
+    def seal(self, make_record: Callable[[str], Mapping[str, Any]]) -> None:
+        """Remove scraps, digest the payload, write the record (made from the digest) and flush all to the disk."""
+        with disk_errors(self.path):
+            shutil.rmtree(self.path / ".scratch", ignore_errors=True)
+            record = make_record(digest_folder(self.path))
+            flush_tree(self.path)
+            write_json(self.path / RECORD, record)
+            flush(self.path)
+
+    def publish(self, target: Path) -> Artifact:
+        """Rename the sealed folder to where finished artifacts lie."""
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise InternalError("this artifact exists already and would be overwritten", where=str(target))
+            self.path.rename(target)
+            flush(target.parent)
+            self.forget()
+        return Artifact.open(target)
+
+    def forget(self) -> None:
+        """Remove the mark of work that is done."""
+        self.mark_path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's or a folder's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            flush(Path(parent) / name)
+        flush(Path(parent))

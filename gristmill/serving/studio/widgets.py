@@ -1,0 +1,52 @@
+"""Plain HTML elements over NiceGUI: a button that is a `<button>`, an input that is an `<input>`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nicegui import ui
+
+from gristmill.serving.studio.icons import icon
+
+
+def tag(name: str, classes: str = "", **attributes: str | bool) -> ui.element:
+    """An element with attributes; `aria_label="x"` becomes aria-label, True a bare attribute."""
+    element = ui.element(name)
+    if classes:
+        element.classes(classes)
+    for key, value in attributes.items():
+        element.props[key.rstrip("_").replace("_", "-")] = value
+    return element
+
+
+def text(content: str, classes: str = "", name: str = "span") -> ui.html:
+    """An element with text in it, never markup."""
+    import html
+
+    return ui.html(html.escape(content), sanitize=False, tag=name).classes(classes)
+
+
+def button(
+    label: str, icon_name: str | None = None, on_click: Callable[..., Any] | None = None, *, classes: str = "",
+    caption: str | None = None, js: str | None = None,
+) -> ui.element:
+    """A button named `label` for tooltips and screen readers, showing an icon, a caption, or both."""
+    made = tag("button", classes, type="button", aria_label=label, title=label)
+    with made:
+        if icon_name:
+            ui.html(icon(icon_name), sanitize=False, tag="span").classes("icon")
+        if caption:
+            text(caption)
+    if js is not None:
+        made.on("click", on_click, js_handler=js)
+    elif on_click is not None:
+        made.on("click", on_click, args=[])
+    return made
+
+
+def announce(message: str) -> None:
+    """A short note at the foot of the page, read aloud by screen readers."""
+    import json
+
+    ui.run_javascript(f"gristmill.announce({json.dumps(message)})")

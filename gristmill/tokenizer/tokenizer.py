@@ -1,0 +1,354 @@
+"""The tokenizer: text to token ids and back, special tokens, conversations; ours and any public one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models
+
+from gristmill.core.errors import UserError
+from gristmill.core.files import read_json, write_atomic, write_json
+from gristmill.core.hashing import digest
+from gristmill.tokenizer import chat
+from gristmill.tokenizer.splits import split_named
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""The files of a saved tokenizer: what a model folder must carry beside its weights."""
+
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Tokenizer:
+    """A tokenizer over the `tokenizers` library, with its special tokens and its chat template.
+
+    By default text is only text: `encode("<|eos|>")` gives the pieces of those seven characters, never the
+    special token. `special=True` is for text that we wrote ourselves.
+    """
+
+    def __init__(self, specification: str, config: Mapping[str, Any]) -> None:
+        """specification: content of `tokenizer.json`. config: content of `tokenizer_config.json`."""
+        try:
+            self._text = tokenizers.Tokenizer.from_str(specification)
+            self._marked = tokenizers.Tokenizer.from_str(specification)
+        except Exception as error:
+            raise UserError(f"tokenizer.json cannot be read ({error})") from error
+        self.config = dict(config)
+        named = {role: _content(self.config.get(role)) for role in ROLES}
+        for backend in (self._text, self._marked):
+            backend.no_truncation()
+            backend.no_padding()
+            missing = [t for t in named.values() if t is not None and backend.token_to_id(t) is not None]
+            backend.add_special_tokens(sorted(set(missing)))
+        self._text.encode_special_tokens = True
+        self.special_tokens: dict[str, str] = {role: text for role, text in named.items() if text is not None}
+        added = self._text.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._added = {i: token.content for i, token in added.items()}
+        self._vocabulary = self._text.get_vocab(with_added_tokens=True)
+        self.vocab_size: int = max(self._vocabulary.values()) + 1
+        self.bos_id, self.pad_id, self.unk_id = (self._id(r) for r in ("bos_token", "pad_token", "unk_token"))
+        eos = self._id("eos_token")
+        eos = eos if eos is not None else self._first_known("</s>", "<|endoftext|>", "[SEP]")
+        if eos is None:
+            raise UserError("this tokenizer names no end-of-sequence token",
+                            fix="add \"eos_token\" to its tokenizer_config.json")
+        self.eos_id: int = eos
+        self.special_tokens.setdefault("eos_token", self._added.get(eos, ""))
+        parts = _component_types(json.loads(specification).get("decoder"))
+        self._byte_level = "ByteLevel" in parts
+        self._sentencepiece = not self._byte_level and bool({"ByteFallback", "Metaspace"} & parts)
+        self._drops_first_space = self._sentencepiece and bool({"Strip", "Metaspace"} & parts)
+        self._bytes: dict[int, bytes] = {}
+
+    # Opening and saving
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Open any folder with `tokenizer.json` (and tokenizer_config.json, chat_template.jinja where there are).
+
+        Raises UserError where the folder holds no readable tokenizer.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError("there is no tokenizer.json here", where=str(folder),
+                            fix="name the folder of a tokenizer or of a model that carries one")
+        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        specials = folder / "special_tokens_map.json"
+        if specials.exists():
+            config = {**{k: v for k, v in read_json(specials).items() if k in ROLES and not config.get(k)},
+                      **{k: v for k, v in config.items() if k not in ROLES or v}}
+        if (folder / "chat_template.jinja").exists():
+            config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            return cls(path.read_text(encoding="utf-8"), config)
+        except UnicodeDecodeError as error:
+            raise UserError("this is not UTF-8 text", where=str(path)) from error
+        except UserError as error:
+            raise UserError(error.what, where=str(path), fix=error.fix) from error
+
+    @classmethod
+    def from_bpe(
+        cls,
+        vocab: Sequence[str],
+        merges: Sequence[str],
+        *,
+        split: str,
+        special: Iterable[str],
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+        unk: str | None = None,
+        chat_template: str | None = None,
+        ignore_merges: bool = False,
+    ) -> Tokenizer:
+        """Make a byte-level BPE tokenizer from its parts, as a GGUF file holds them.
+
+        vocab: the piece of every id, in GPT-2's byte alphabet. merges: "left right", best first.
+        split: name of the pre-tokenizer, see splits.SPLITS. special: the pieces that are control tokens.
+        """
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        if any(len(pair) != 2 for pair in pairs):
+            raise UserError("a merge does not consist of two pieces")
+        model = models.BPE(
+            vocab={piece: i for i, piece in enumerate(vocab)}, merges=pairs, ignore_merges=ignore_merges)  # type: ignore[arg-type]
+        backend = tokenizers.Tokenizer(model)
+        backend.pre_tokenizer = split_named(split)
+        backend.decoder = decoders.ByteLevel()
+        known = set(vocab)
+        unknown = [t for t in special if t not in known]
+        if unknown:
+            raise UserError(f"the special token {unknown[0]!r} is not in the vocabulary")
+        control = set(special)
+        backend.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False)
+                                    for t in vocab if t in control])
+        return cls(backend.to_str(), configuration(
+            bos_token=bos, eos_token=eos, pad_token=pad, unk_token=unk, chat_template=chat_template))
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder`."""
+        folder = Path(folder)
+        write_atomic(folder / "tokenizer.json", self._marked.to_str(pretty=True) + "\n")
+        write_json(folder / "tokenizer_config.json", self.config)
+        write_json(folder / "special_tokens_map.json", self.special_tokens)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what ids a text or a conversation gets."""
+        return digest({"tokenizer": json.loads(self._marked.to_str()), "special": self.special_tokens,
+                       "chat_template": self.chat_template.source if self.chat_template else None})
+
+    # Text
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of `text`, without BOS or EOS.
+
+        special: whether the names of special tokens inside `text` become those tokens. Never for foreign text.
+        Raises UserError for text that is not valid Unicode (a lone surrogate).
+        """
+        backend = self._marked if special else self._text
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise _not_text(text) from error
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as `encode` gives them, on all cores."""
+        return [encoding.ids for encoding in self._encodings(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Like `encode_batch`, as arrays (tokens,) of uint32."""
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in self._encodings(texts)]
+
+    def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        try:
+            return self._text.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            raise _not_text(*texts) from error
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of `text` as the beginning of a document: what the public tokenizer gives by default.
+
+        That is `[bos]` + tokens for our own tokenizers, and just the tokens for those that put no BOS in front.
+        """
+        return self.prefix_ids + self.encode(text)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD. Raises UserError for an id out of range."""
+        ids = [int(i) for i in ids]
+        self._check(ids)
+        if not self._sentencepiece:
+            return self._marked.decode(ids, skip_special_tokens=skip_special)
+        text = self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
+        return text[1:] if self._drops_first_space and text.startswith(" ") else text
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
+        """The exact bytes of `ids`, which need not be UTF-8."""
+        shown = self.token_bytes if skip_special else self._shown_bytes
+        return b"".join(shown(i) for i in ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for; special tokens stand for none."""
+        if token in self.special_ids:
+            return b""
+        return self._shown_bytes(token)
+
+    def _shown_bytes(self, token: int) -> bytes:
+        known = self._bytes.get(token)
+        if known is None:
+            self._check([token])
+            known = self._bytes[token] = self._piece_bytes(token)
+        return known
+
+    def _piece_bytes(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._marked.id_to_token(token)
+        if piece is None:  # a hole in the vocabulary
+            return b""
+        if self._byte_level:
+            return _from_byte_alphabet(piece)
+        byte = BYTE_PIECE.fullmatch(piece) if self._sentencepiece else None
+        return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise UserError(f"token id {wrong} is outside the vocabulary of {self.vocab_size}",
+                            fix="use the tokenizer that the model was trained with")
+
+    # Special tokens
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its exact name, or None."""
+        return self._vocabulary.get(token)
+
+    def token_name(self, token: int) -> str:
+        """The token as the vocabulary writes it (special tokens by their name)."""
+        self._check([token])
+        return self._marked.id_to_token(token) or ""
+
+    @cached_property
+    def prefix_ids(self) -> list[int]:
+        """The ids that the public tokenizer puts before every text by default (`[bos]`, or nothing)."""
+        bare = self._marked.encode("a", add_special_tokens=False).ids
+        whole = self._marked.encode("a", add_special_tokens=True).ids
+        return whole[: next((i for i in range(len(whole)) if whole[i:i + len(bare)] == bare), 0)]
+
+    @cached_property
+    def document_start_id(self) -> int | None:
+        """The token before a document: what the public tokenizer puts there, else a separator, else BOS."""
+        if self.prefix_ids:
+            return self.prefix_ids[-1]
+        separator = self._first_known("<|endoftext|>")
+        return separator if separator is not None else self.bos_id
+
+    @cached_property
+    def document_end_id(self) -> int:
+        """The token after the last of a document. EOS, unless EOS is the token that closes a turn."""
+        separator = self._first_known("<|endoftext|>")
+        return separator if separator is not None and self.eos_id == self.end_of_turn_id else self.eos_id
+
+    @cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The token with which the chat template closes an answer; None without template or without such a token."""
+        return chat.find_end_of_turn(self) if self.chat_template else None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens at which an answer ends: EOS and the end of a turn."""
+        return frozenset(i for i in (self.eos_id, self.end_of_turn_id) if i is not None)
+
+    def _id(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._text.token_to_id(token)
+
+    def _first_known(self, *tokens: str) -> int | None:
+        return next((i for i in map(self.token_id, tokens) if i is not None), None)
+
+    # Conversations
+
+    @cached_property
+    def chat_template(self) -> chat.ChatTemplate | None:
+        """The chat template, or None. Rendered in a sandbox with limits."""
+        source = self.config.get("chat_template")
+        if isinstance(source, list):  # several, by name
+            source = {item["name"]: item["template"] for item in source}.get("default")
+        return chat.ChatTemplate(source, self.special_tokens) if source else None
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+        """The conversation as the text that the model sees. messages: {"role": ..., "content": ...}."""
+        return chat.template_of(self).render(chat.checked(messages), add_generation_prompt=add_generation_prompt)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> list[int]:
+        """Token ids of a conversation. Special tokens come from the template alone, never from a message."""
+        return chat.encode(self, messages, add_generation_prompt=add_generation_prompt)
+
+    def encode_chat_with_mask(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+        """Token ids of a conversation, and a mask: 1 on what the assistant says and the token that ends its turn.
+
+        Up to every answer the ids equal `encode_chat(messages before it, add_generation_prompt=True)`: training sees
+        exactly what serving will see. Raises UserError where the template does not allow that.
+        """
+        return chat.encode_with_mask(self, messages)
+
+
+def configuration(*, chat_template: str | None, **roles: str | None) -> dict[str, Any]:
+    """The content of a `tokenizer_config.json` that any version of transformers opens with the generic class."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    config.update({role: token for role, token in roles.items() if token is not None})
+    if chat_template is not None:
+        config["chat_template"] = chat_template
+    return config
+
+
+def _content(token: Any) -> str | None:
+    """A special token as transformers writes it: text, or a mapping with its text under `content`."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _component_types(part: Any) -> set[str]:
+    """The `type` of a component of tokenizer.json and of all components inside it."""
+    if isinstance(part, dict):
+        own = {part["type"]} if isinstance(part.get("type"), str) else set()
+        return own.union(*(_component_types(value) for value in part.values()))
+    return set().union(*(_component_types(value) for value in part)) if isinstance(part, list) else set()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's reversible alphabet: every byte as one printable character."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = [byte for byte in range(256) if byte not in set(kept)]
+    return {chr(b): b for b in kept} | {chr(256 + i): b for i, b in enumerate(moved)}
+
+
+BYTE_ALPHABET = _byte_alphabet()
+
+
+def _from_byte_alphabet(piece: str) -> bytes:
+    """The bytes of a byte-level piece; one with foreign characters stands for its own text, as in the library."""
+    if all(letter in BYTE_ALPHABET for letter in piece):
+        return bytes(BYTE_ALPHABET[letter] for letter in piece)
+    return piece.encode()
+
+
+def _not_text(*texts: Any) -> UserError:
+    for text in texts:
+        if not isinstance(text, str):
+            return UserError(f"a {type(text).__name__} is no text", fix="give a str")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            return UserError("the text holds a lone surrogate, which is no valid Unicode",
+                             fix="decode the bytes with errors=\"replace\" first")
+    return UserError("the text cannot be encoded")

@@ -1,0 +1,240 @@
+"""Token shards: the token ids of many documents on disk, memory-mapped, with every byte accounted for.
+
+A folder holds `tokens-00000.bin`, ... (ids, little-endian, 16 bits where the vocabulary allows, else 32),
+`offsets.bin` (where each document begins, and the end; int64), `bytes.bin` (UTF-8 bytes of each document's text;
+int64), `ids.bin` with `id-offsets.bin` (the documents' names), and `manifest.json` with sizes and SHA-256 of each.
+A document never straddles two shards. The manifest is written last: without it a folder is no shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gristmill.core.errors import UserError
+from gristmill.core.files import disk_errors, read_json, write_json
+from gristmill.core.hashing import digest_file
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARD_TOKENS = 1 << 27
+"""A shard is closed once it holds this many tokens (256 MB at 16 bits)."""
+FIX = "delete this folder and run the same command again: it is made anew from the corpus"
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where every id fits, else uint32."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+class TokenShards:
+    """A finished folder of token shards; reading touches only the pages that are asked for."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.dtype = np.dtype(manifest["dtype"])
+        self.total_tokens: int = manifest["total_tokens"]
+        self.total_bytes: int = manifest["total_bytes"]
+        self.documents: int = manifest["documents"]
+        self.vocab_size: int = manifest["vocab_size"]
+        self.offsets = self._map("offsets.bin", np.dtype("<i8"))
+        self.document_bytes = self._map("bytes.bin", np.dtype("<i8"))
+        self._names = self._map("ids.bin", np.dtype("u1"))
+        self._name_offsets = self._map("id-offsets.bin", np.dtype("<i8"))
+        self._shards = [self._map(shard["file"], self.dtype) for shard in manifest["shards"]]
+        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
+
+    @classmethod
+    def open(cls, folder: Path | str) -> TokenShards:
+        """Open a folder; sizes are checked here, checksums by `verify`. Raises UserError naming what is damaged."""
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise UserError("these token shards were never finished: there is no manifest.json",
+                            where=str(folder), fix=FIX)
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise UserError(f"token shards of a format other than {FORMAT}", where=str(folder), fix=FIX)
+        for name, expected in _files(manifest).items():
+            path = folder / name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                raise UserError("this file of the token shards is missing", where=str(path), fix=FIX)
+            if size != expected["size"]:
+                raise UserError(f"this file of the token shards has {size} bytes in place of {expected['size']}",
+                                where=str(path), fix=FIX)
+        return cls(folder, manifest)
+
+    def verify(self) -> None:
+        """Compare the checksum of every file with the manifest. Raises UserError naming the first that differs."""
+        for name, expected in _files(self.manifest).items():
+            if digest_file(self.folder / name) != expected["sha256"]:
+                raise UserError("this file of the token shards is corrupt: its checksum differs",
+                                where=str(self.folder / name), fix=FIX)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all content, a pure function of documents and tokenizer."""
+        return self.manifest["digest"]
+
+    def document(self, i: int) -> np.ndarray:
+        """Token ids (tokens,) of document `i`, with its first and last special tokens."""
+        if not 0 <= i < self.documents:
+            raise IndexError(f"document {i} of {self.documents}")
+        return self.slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    def document_id(self, i: int) -> str:
+        """The name of document `i` in its corpus."""
+        if not 0 <= i < self.documents:
+            raise IndexError(f"document {i} of {self.documents}")
+        return self._names[self._name_offsets[i]:self._name_offsets[i + 1]].tobytes().decode()
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """Token ids (stop - start,) at these positions of all shards laid end to end."""
+        if not 0 <= start <= stop <= self.total_tokens:
+            raise IndexError(f"tokens {start}:{stop} of {self.total_tokens}")
+        if start == stop:
+            return np.empty(0, dtype=self.dtype)
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop - 1, side="right")) - 1
+        parts = [
+            self._shards[k][max(start - self._starts[k], 0):stop - self._starts[k]]
+            for k in range(first, last + 1)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def document_index(self, start: int, stop: int) -> np.ndarray:
+        """The number of the document that each token of `start:stop` belongs to, int64 (stop - start,)."""
+        if not 0 <= start <= stop <= self.total_tokens:
+            raise IndexError(f"tokens {start}:{stop} of {self.total_tokens}")
+        first, last = np.searchsorted(self.offsets, [start, stop], side="right")
+        borders = self.offsets[first:last]
+        return first - 1 + np.searchsorted(borders, np.arange(start, stop), side="right")
+
+    def _map(self, name: str, dtype: np.dtype) -> np.ndarray:
+        path = self.folder / name
+        if not path.stat().st_size:  # an empty file cannot be mapped
+            return np.empty(0, dtype=dtype)
+        return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
+
+
+class ShardWriter:
+    """Writes token shards beside their final folder and renames them into place when `finish` is called.
+
+    Several processes may write the same folder at once: the first to finish wins, the others drop their copy.
+    What a killed process left behind is removed by the next writer of the same folder.
+    """
+
+    def __init__(self, folder: Path | str, vocab_size: int, *, shard_tokens: int = SHARD_TOKENS,
+                 about: dict[str, Any] | None = None) -> None:
+        """about: JSON-ready facts for the manifest (corpus, tokenizer, split)."""
+        self.folder, self.vocab_size, self.shard_tokens = Path(folder), vocab_size, shard_tokens
+        self.about, self.dtype = about or {}, token_dtype(vocab_size)
+        self._temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
+        self._remove_leftovers()
+        with disk_errors(self.folder):
+            self._temporary.mkdir(parents=True)
+        self._offsets: list[int] = [0]
+        self._bytes: list[int] = []
+        self._name_offsets: list[int] = [0]
+        self._open: dict[str, tuple[BinaryIO, Any]] = {}
+        self._closed: dict[str, dict[str, Any]] = {}
+        self._shards: list[str] = []
+        self._in_shard = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for file, _ in self._open.values():
+            file.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(self, ids: np.ndarray, name: str, text_bytes: int) -> None:
+        """Append one document: its token ids (tokens,), its name, and the UTF-8 bytes of its text."""
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise UserError(f"token ids outside the vocabulary of {self.vocab_size}", where=f"document {name}",
+                            fix="use the tokenizer that made them")
+        if not self._shards or (self._in_shard + len(ids) > self.shard_tokens and self._in_shard):
+            if self._shards:
+                self._close(self._shards[-1])
+            self._shards.append(f"tokens-{len(self._shards):05d}.bin")
+            self._in_shard = 0
+        self._write(self._shards[-1], np.ascontiguousarray(ids, dtype=self.dtype).tobytes())
+        encoded = name.encode()
+        self._write("ids.bin", encoded)
+        self._in_shard += len(ids)
+        self._offsets.append(self._offsets[-1] + len(ids))
+        self._name_offsets.append(self._name_offsets[-1] + len(encoded))
+        self._bytes.append(text_bytes)
+
+    def finish(self) -> TokenShards:
+        """Write the manifest, flush everything to the disk, rename into place and open the result."""
+        for name, values in (("offsets.bin", self._offsets), ("bytes.bin", self._bytes),
+                             ("id-offsets.bin", self._name_offsets)):
+            self._write(name, np.asarray(values, dtype="<i8").tobytes())
+        self._write("ids.bin", b"")
+        for name in list(self._open):
+            self._close(name)
+        content = {
+            "format": FORMAT, "dtype": self.dtype.str, "vocab_size": self.vocab_size,
+            "documents": len(self._bytes), "total_tokens": self._offsets[-1], "total_bytes": sum(self._bytes),
+            "shards": [{"file": name, **self._closed[name]} for name in self._shards],
+            "files": {name: facts for name, facts in sorted(self._closed.items()) if name not in self._shards},
+        }
+        digest = hashlib.sha256("".join(f["sha256"] for f in _files(content).values()).encode()).hexdigest()
+        write_json(self._temporary / MANIFEST, {**content, "digest": digest, "about": self.about})
+        with disk_errors(self.folder):
+            try:
+                self._temporary.rename(self.folder)
+            except OSError:
+                if not (self.folder / MANIFEST).is_file():
+                    raise
+        return TokenShards.open(self.folder)
+
+    def _write(self, name: str, data: bytes) -> None:
+        with disk_errors(self.folder):
+            if name not in self._open:
+                self._open[name] = ((self._temporary / name).open("wb"), hashlib.sha256())
+            file, checksum = self._open[name]
+            file.write(data)
+            checksum.update(data)
+
+    def _close(self, name: str) -> None:
+        file, checksum = self._open.pop(name)
+        with disk_errors(self.folder):
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        self._closed[name] = {"size": size, "sha256": checksum.hexdigest()}
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):
+            owner = path.name.split(".")[-2]
+            if owner == str(os.getpid()) or not (owner.isdigit() and _alive(int(owner))):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name -> its size and checksum, for all files of a manifest."""
+    return {shard["file"]: shard for shard in manifest["shards"]} | manifest["files"]

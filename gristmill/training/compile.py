@@ -1,0 +1,37 @@
+"""Compiling a model's blocks, from outside, where it pays."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gristmill.core.errors import MachineError
+from gristmill.core.stage import Runtime
+from gristmill.training.device import compiler_problem
+
+BREAK_EVEN_SECONDS = 150.0
+"""Training shorter than this is faster without: a cold compile of one block costs about 25 s and saves a fifth
+(docs/decisions.md, "compile")."""
+
+
+def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
+    """The rule: `always`, `never`, or (auto) when the run is long enough and a compiler is there."""
+    if runtime.compile == "never":
+        return False
+    problem = compiler_problem() if runtime.device != "cuda" else None
+    if runtime.compile == "always":
+        if problem:
+            raise MachineError(f"compile: always was asked for, but {problem}", fix="install it, or use compile: auto")
+        return True
+    return problem is None and expected_seconds > BREAK_EVEN_SECONDS
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """torch.compile each block in place; equal blocks share one compiled graph. Names and state stay the same."""
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.compile(dynamic=False)
+
+
+def eager():  # type: ignore[no-untyped-def]
+    """A context in which compiled modules run as written: evaluation would otherwise compile new shapes."""
+    return torch.compiler.set_stance("force_eager")

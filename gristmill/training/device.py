@@ -1,0 +1,84 @@
+"""Where and how precisely to compute: resolved once from the run-time choices, never part of identity."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gristmill.core.errors import MachineError, UserError
+from gristmill.core.stage import Runtime
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The resolved device and numerics of this process."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of matrix products inside `autocast`; weights and optimizer states stay fp32."""
+    threads: int
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Matrix products in `dtype`, everything sensitive in fp32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether bf16 products are fast here: on CPUs only with AVX512-BF16 or AMX, elsewhere they are emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def prepare(runtime: Runtime) -> Compute:
+    """Resolve `runtime` and set this process up for it (threads, matmul precision, allocator)."""
+    wanted = runtime.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise MachineError("no CUDA device can be used here", where=f"device {wanted}", fix="use --device cpu")
+    device = torch.device(wanted)
+    threads = runtime.threads or len(os.sched_getaffinity(0))
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+        keep_freed_memory()
+    choices = {"fp32": torch.float32, "bf16": torch.bfloat16,
+               "auto": torch.bfloat16 if bf16_pays(device) else torch.float32}
+    if runtime.precision not in choices:
+        raise UserError(f"precision {runtime.precision!r} is unknown", fix=f"choose one of {', '.join(choices)}")
+    # "medium" sends fp32 products to oneDNN on CPUs, about twice as fast on AMD; without AMX it stays full fp32.
+    torch.set_float32_matmul_precision("highest" if runtime.precision == "fp32" else "medium")
+    return Compute(device, choices[runtime.precision], threads)
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory: large temporaries otherwise go back to the kernel and are zeroed page by page
+    at every use, which costs 5-10 % of a training step (docs/decisions.md, "allocator"). False where it is not glibc."""
+    trim_threshold, mmap_max = -1, -4
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False
+
+
+def compiler_problem() -> str | None:
+    """Why torch.compile cannot work on a CPU here, or None if it can."""
+    if sys.platform == "win32":
+        return "torch.compile on a CPU needs Linux or macOS"
+    compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++") if shutil.which(c)), None)
+    if compiler is None or shutil.which(compiler) is None:
+        return "no C++ compiler (install g++)"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        return "the Python headers are missing (install python3-dev)"
+    return None

@@ -1,0 +1,235 @@
+"""The stage `pretrain`: a decoder learns to predict the next token of a corpus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from gristmill.core.config import CorpusRef, ModelRef, TokenizerRef, config, require, to_plain
+from gristmill.core.errors import UserError
+from gristmill.core.files import read_json, write_json
+from gristmill.core.seeds import derive_seed
+from gristmill.core.stage import StageContext, stage
+from gristmill.models.decoder import Decoder
+from gristmill.models.loading import load_model
+from gristmill.models.saving import save_model
+from gristmill.models.spec import ModelSpec
+from gristmill.objectives import CausalLM
+from gristmill.objectives.base import Batch
+from gristmill.tokenizer import Tokenizer
+from gristmill.tokens import PackedBatches, TokenShards, materialise
+from gristmill.training.compile import compile_blocks, should_compile
+from gristmill.training.device import Compute, prepare
+from gristmill.training.loop import Trainer, TrainingConfig
+from gristmill.training.predictions import PYTHON_PROMPTS, Prompt, trace_predictions
+from gristmill.training.validation import validate_text
+
+MEASURED_UPDATES = 4
+TOKENS_PER_PARAMETER = 20
+
+
+@config
+class Budget:
+    """How much training: exactly one of these, or none for 20 tokens a parameter (Hoffmann et al. 2022)."""
+
+    minutes: float | None = None
+    """Wall-clock minutes for the whole stage. A short measurement at its start turns them into a number of steps,
+    which is written down: the schedule fits, and a resumed run keeps it."""
+    tokens: int | None = None
+    """Training tokens."""
+    steps: int | None = None
+    """Optimizer steps."""
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("minutes", "tokens", "steps") if getattr(self, n) is not None]
+        require(len(given) <= 1, "budget", f"give one of minutes, tokens, steps; these were given: {', '.join(given)}")
+        for name in given:
+            require(getattr(self, name) > 0, name, "must be positive")
+
+
+@stage(kind="pretrain", produces="model")
+class Pretrain:
+    """Train a decoder from scratch (or go on from `start`) on causal language modelling."""
+
+    corpus: CorpusRef
+    """The text."""
+    tokenizer: TokenizerRef | None = None
+    """Its tokenizer; needed unless `start` brings one."""
+    model: ModelSpec = ModelSpec()
+    """What to train from scratch."""
+    start: ModelRef | None = None
+    """Go on from this model instead of from scratch."""
+    budget: Budget = Budget()
+    """How much training."""
+    batch: int | None = None
+    """Rows of `context` tokens in an update; default as many as make 4,096 tokens."""
+    micro_batch: int | None = None
+    """Rows pushed through the model at once; gradients add up exactly. Default: the whole batch."""
+    context: int | None = None
+    """Tokens a row; default the model's context."""
+    training: TrainingConfig = TrainingConfig()
+    """Optimizer, schedule, evaluation, checkpoints."""
+    validation_tokens: int = 16_384
+    """Held-out tokens scored at each evaluation (the last one takes four times as many)."""
+    prompts: list[Prompt] = PYTHON_PROMPTS  # type: ignore[assignment]
+    """Places whose five likeliest next tokens are traced at every evaluation."""
+
+    def __post_init__(self) -> None:
+        require(self.tokenizer is not None or self.start is not None, "tokenizer", "needed when training from scratch")
+        for name in ("batch", "micro_batch", "context"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "must be at least 1")
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        began = time.monotonic()
+        compute = prepare(context.runtime)
+        source = context.inputs[self.tokenizer or self.start]  # type: ignore[index]
+        tokenizer = Tokenizer.load(source.path)
+        seed = context.seed
+        model, notes = self._build(context, tokenizer, derive_seed(seed, "init"))
+        length = self.context or model.config.context
+        if length > model.config.context:
+            raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
+                            where=f"{context.name}: context", fix="lower context, or raise model.context")
+        batch = self.batch or max(1, 4096 // length)
+        corpus = context.inputs[self.corpus]
+        shards = materialise(corpus, tokenizer, "train", context.cache, context.progress)
+        held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
+        batches = Windows(PackedBatches(shards, context=length, batch=batch, seed=derive_seed(seed, "order")),
+                          self.micro_batch or batch)
+        model.to(compute.device)
+        trainer = Trainer(
+            model=model, objective=CausalLM(), source=batches, steps=1, compute=compute, folder=context.work,
+            checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
+            label=context.name,
+        )
+        plan = self._plan(context, trainer, shards, batch, length, notes, began)
+        trainer.steps = plan["steps"]
+        trainer.evaluate = HeldOut(held_out, tokenizer, compute, length, batch, self.validation_tokens,
+                                   self.prompts, plan["steps"])
+        result = trainer.fit()
+        save_model(model.cpu(), context.work, tokenizer=tokenizer)
+        return {"parameters": plan["parameters"], **result}
+
+    def _build(self, context: StageContext, tokenizer: Tokenizer, seed: int) -> tuple[Decoder, list[str]]:
+        if self.start is not None:
+            return load_model(context.inputs[self.start].path), []
+        resolved, notes = self.model.resolve(tokenizer.vocab_size)
+        model = Decoder(resolved)
+        model.initialise(seed)
+        return model, notes
+
+    def _plan(self, context: StageContext, trainer: Trainer, shards: TokenShards, batch: int, length: int,
+              notes: list[str], began: float) -> dict[str, Any]:
+        """Turn the budget into steps, once; a resumed run reads what was decided, compilation included."""
+        path, decided = context.work / "plan.json", context.telemetry / "compute.json"
+        model = trainer.model
+        if path.exists() and decided.exists():
+            plan, choice = read_json(path), read_json(decided)
+            if choice["compile"]:
+                compile_blocks(model)
+            return plan
+        tokens_per_step = batch * length
+        parameters = sum(p.numel() for p in model.parameters())
+        budget = self.budget
+        measured = None
+        if budget.minutes is not None:
+            compiled = should_compile(context.runtime, budget.minutes * 60 - (time.monotonic() - began))
+            if compiled:
+                context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
+                compile_blocks(model)
+            measured = measure(trainer, self._restore(context, trainer))
+            left = budget.minutes * 60 - (time.monotonic() - began)
+            spare = self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3
+            steps = max(10, int((left - spare) / measured))
+            notes.append(f"steps = {steps}: {left - spare:.0f} s are left of {budget.minutes:g} minutes, "
+                         f"and a step takes {measured:.3f} s")
+        else:
+            wanted = budget.tokens or TOKENS_PER_PARAMETER * parameters
+            steps = budget.steps or max(1, round(wanted / tokens_per_step))
+            if budget.steps is None:
+                rule = "budget.tokens" if budget.tokens else f"{TOKENS_PER_PARAMETER} tokens a parameter"
+                notes.append(f"steps = {steps}: {rule} / {tokens_per_step} tokens a step")
+            # Without a measurement: 0.5 TFLOP/s is what a small CPU reaches; only the choice to compile hangs on it.
+            guess = steps * tokens_per_step * model.config.flops_per_token(length) / 0.5e12  # type: ignore[union-attr, operator]
+            compiled = should_compile(context.runtime, guess)
+            if compiled:
+                compile_blocks(model)
+        epochs = steps * tokens_per_step / shards.total_tokens
+        plan = {
+            "steps": steps, "batch": batch, "micro_batch": self.micro_batch or batch, "context": length,
+            "seed": derive_seed(context.seed, "order"), "tokens": steps * tokens_per_step, "epochs": round(epochs, 4),
+            "corpus_tokens": shards.total_tokens, "parameters": parameters,
+            "flops_per_token": model.config.flops_per_token(length),  # type: ignore[union-attr, operator]
+            "budget": to_plain(budget), "model": to_plain(model.config), "derivations": notes,
+        }
+        write_json(decided, {"compile": compiled, "dtype": str(trainer.compute.dtype),
+                             "threads": trainer.compute.threads, "seconds_per_step": measured})
+        write_json(path, plan)
+        for note in notes:
+            context.progress.say(f"  {note}")
+        context.progress.say(f"  {parameters / 1e6:.2f} M parameters, {steps} steps of {tokens_per_step} tokens, "
+                             f"{epochs:.2f} epochs of {shards.total_tokens / 1e6:.1f} M tokens")
+        return plan
+
+    def _restore(self, context: StageContext, trainer: Trainer):  # type: ignore[no-untyped-def]
+        def restore() -> None:
+            if self.start is not None:
+                fresh = load_model(context.inputs[self.start].path)
+                trainer.model.load_state_dict(fresh.state_dict())
+            else:
+                trainer.model.initialise(derive_seed(context.seed, "init"))  # type: ignore[operator]
+
+        return restore
+
+
+def measure(trainer: Trainer, restore) -> float:  # type: ignore[no-untyped-def]
+    """Seconds an update takes: the median of a few, after one that warms up; then everything is put back."""
+    steps, trainer.steps = trainer.steps, 10_000
+    trainer.update(trainer.source.window(0))
+    seconds = []
+    for step in range(1, MEASURED_UPDATES + 1):
+        start = time.monotonic()
+        trainer.update(trainer.source.window(step))
+        seconds.append(time.monotonic() - start)
+    restore()
+    trainer.steps = steps
+    trainer.__post_init__()
+    return median(seconds)
+
+
+@dataclass
+class Windows:
+    """Batches cut into micro-batches."""
+
+    batches: PackedBatches
+    micro_batch: int
+
+    def window(self, step: int) -> Sequence[Batch]:
+        whole = self.batches.batch(step)
+        rows = whole["input_ids"].shape[0]
+        return [{name: tensor[start : start + self.micro_batch] for name, tensor in whole.items()}
+                for start in range(0, rows, self.micro_batch)]
+
+
+@dataclass
+class HeldOut:
+    """Evaluation during pretraining: bits a byte on held-out text, and the prediction trace."""
+
+    shards: TokenShards
+    tokenizer: Tokenizer
+    compute: Compute
+    context: int
+    batch: int
+    tokens: int
+    prompts: list[Prompt]
+    steps: int
+
+    def __call__(self, model: Any, step: int) -> dict[str, Any]:
+        wanted = self.tokens * (4 if step == self.steps else 1)
+        scores = validate_text(model, self.shards, self.context, self.batch, wanted, self.compute)
+        return {"score": scores["bits_per_byte"], "valid_loss": scores["loss"],
+                "valid_bits_per_byte": scores["bits_per_byte"], "valid_accuracy": scores["accuracy"],
+                **trace_predictions(model, self.tokenizer, self.prompts)}

@@ -1,0 +1,241 @@
+"""The one loop: exact accumulation, exact resume, honest stopping."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gristmill.core.errors import UserError
+from gristmill.core.stage import Runtime
+from gristmill.models import Decoder, DecoderConfig
+from gristmill.objectives import CausalLM
+from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig, checkpoint
+from gristmill.training.device import prepare
+
+TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
+
+
+class Repeating:
+    """Windows of random tokens, a pure function of the step, cut into `pieces` micro-batches."""
+
+    def __init__(self, pieces=1, rows=4, ignored=0.3):
+        self.pieces, self.rows, self.ignored = pieces, rows, ignored
+
+    def window(self, step):
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(0, 50, (self.rows, 33), generator=generator)
+        targets = ids[:, 1:].clone()
+        drop = torch.rand(targets.shape, generator=generator) < self.ignored * torch.arange(self.rows)[:, None]
+        targets[drop] = -100
+        batch = {"input_ids": ids[:, :-1], "targets": targets}
+        size = self.rows // self.pieces
+        return [{n: t[i : i + size] for n, t in batch.items()} for i in range(0, self.rows, size)]
+
+
+def trainer(folder: Path, *, steps=12, source=None, precision="fp32", evaluate=None, seed=0, **config):
+    model = Decoder(TINY)
+    model.initialise(seed)
+    compute = prepare(Runtime(device="cpu", threads=1, precision=precision))
+    settings = {"optimizer": OptimizerConfig(learning_rate=0.02), "schedule": ScheduleConfig(), "evaluations": 3,
+                "checkpoint_seconds": 0.0, **config}
+    return Trainer(model=model, objective=CausalLM(), source=source or Repeating(), steps=steps, compute=compute,
+                   folder=folder, checkpoints=folder / "checkpoints", config=TrainingConfig(**settings),
+                   evaluate=evaluate)
+
+
+def weights(t: Trainer) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in t.model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_one_window_is_the_same_however_it_is_cut(tmp_path, kind):
+    """Unequal numbers of targets in the micro-batches are the case that averaging of averages gets wrong."""
+    results = []
+    for pieces in (1, 2, 4):
+        t = trainer(tmp_path / str(pieces), source=Repeating(pieces), optimizer=OptimizerConfig(kind=kind))
+        window = t.source.window(3)
+        counts = sum(t.objective.counts(b)["loss"] for b in window)
+        for batch in window:
+            (t.objective.terms(t.model, batch).sums["loss"] / counts).backward()
+        gradients = {n: p.grad.clone() for n, p in t.model.named_parameters()}
+        t.optimizer.zero_grad()
+        results.append((t.update(window)["loss"], gradients))
+    for loss, gradients in results[1:]:
+        assert loss == pytest.approx(results[0][0], abs=1e-6)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, results[0][1][name], atol=1e-6, rtol=1e-5)
+
+
+class Killed(Exception):
+    pass
+
+
+@settings(max_examples=12, deadline=None)
+@given(cuts=st.lists(st.integers(0, 11), min_size=1, max_size=3, unique=True), keep=st.booleans())
+def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path_factory, cuts, keep):
+    def score(model, step):
+        return {"score": float(next(model.parameters()).abs().mean()) * math.sin(step + 1)}
+
+    options = {"precision": "bf16", "evaluate": score, "keep_best": keep, "ema": 0.0 if keep else 0.9}
+    whole = trainer(tmp_path_factory.mktemp("whole"), **options)
+    expected = whole.fit()
+    folder = tmp_path_factory.mktemp("cut")
+    for cut in sorted(cuts):
+        t = trainer(folder, **options)
+
+        class Cutting(Repeating):
+            def window(self, step, cut=cut):
+                if step == cut:
+                    raise Killed
+                return super().window(step)
+
+        t.source = Cutting()
+        with pytest.raises(Killed):
+            t.fit()
+    t = trainer(folder, seed=99, **options)  # what it starts from must not matter: all is in the checkpoint
+    if min(cuts) == 0 and len(cuts) == 1:
+        t = trainer(folder, **options)
+    assert t.fit() == expected
+    for name in ("trace.jsonl", "evaluations.jsonl"):
+        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    for name, value in weights(t).items():
+        assert torch.equal(value, weights(whole)[name]), name
+
+
+SCRIPT = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from test_loop import Repeating, trainer
+    import time
+    class Slow(Repeating):
+        def window(self, step):
+            time.sleep(0.02)
+            return super().window(step)
+    from gristmill.core import interrupt
+    with interrupt.handlers():
+        trainer(Path(sys.argv[1]), steps=60, source=Slow(), checkpoint_seconds=0.1).fit()
+""")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    return subprocess.Popen([sys.executable, "-c", script, str(folder)], stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_sigterm_lose_nothing(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(whole).wait(120) == 0
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        process = start(cut)
+        before = len((cut / "trace.jsonl").read_bytes().split(b"\n")) if (cut / "trace.jsonl").exists() else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            done = (cut / "trace.jsonl").read_bytes().count(b"\n") if (cut / "trace.jsonl").exists() else 0
+            if done >= before + 8:
+                break
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        process.wait(60)
+    assert start(cut).wait(120) == 0
+    assert (whole / "trace.jsonl").read_bytes() == (cut / "trace.jsonl").read_bytes()
+    steps = [json.loads(line)["step"] for line in (cut / "trace.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 61))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    t = trainer(tmp_path, steps=6)
+    t.fit()
+    expected = weights(t)
+    newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff\xff\xff")
+    found = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.step < 6
+    again = trainer(tmp_path, steps=6)
+    again.fit()
+    assert all(torch.equal(value, weights(again)[name]) for name, value in expected.items())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    from gristmill.core.errors import MachineError
+
+    t = trainer(tmp_path, steps=6)
+    real = checkpoint.save_file
+
+    def full(tensors, path):
+        if "step-00000004" in str(path):
+            Path(path).write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(MachineError, match="disk is full"):
+        t.fit()
+    found = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.step == 3
+    monkeypatch.setattr(checkpoint, "save_file", real)
+    again, whole = trainer(tmp_path, steps=6), trainer(tmp_path / "whole", steps=6)
+    assert again.fit() == whole.fit()
+
+
+def test_a_bad_loss_names_the_step_the_layer_and_the_mend(tmp_path):
+    t = trainer(tmp_path)
+    with torch.no_grad():
+        t.model.blocks[1].mlp.down.weight.fill_(math.nan)
+    with pytest.raises(UserError, match=r"step 1.*blocks\.") as caught:
+        t.fit()
+    assert "learning_rate" in str(caught.value)
+
+
+def test_a_window_without_targets_is_refused(tmp_path):
+    t = trainer(tmp_path)
+    t.source = Repeating(ignored=9.0, rows=4)
+    batch = t.source.window(0)[0]
+    batch["targets"].fill_(-100)
+    t.source.window = lambda step: [batch]
+    with pytest.raises(UserError, match="nothing to learn"):
+        t.fit()
+
+
+def test_early_stopping_waits_and_keeps_the_best(tmp_path):
+    scores = iter([5.0, 4.0, 3.0, 3.5, 3.6, 3.7, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0])
+    seen = {}
+
+    def score(model, step):
+        value = next(scores)
+        seen[step] = (value, next(model.parameters()).detach().clone())
+        return {"score": value}
+
+    t = trainer(tmp_path, evaluate=score, evaluations=12, patience=3, keep_best=True)
+    result = t.fit()
+    assert result["stopped_early"]
+    assert result["steps"] == 5
+    assert torch.equal(next(t.model.parameters()), seen[2][1])
+
+
+def test_it_learns(tmp_path):
+    """A repeating sequence is learned by heart."""
+
+    class Counting:
+        def window(self, step):
+            ids = (torch.arange(33)[None] + torch.arange(4)[:, None] + step) % 50
+            return [{"input_ids": ids[:, :-1], "targets": ids[:, 1:]}]
+
+    for kind, rate in (("muon", 0.05), ("adamw", 0.01)):
+        t = trainer(tmp_path / kind, steps=40, source=Counting(), optimizer=OptimizerConfig(kind=kind, learning_rate=rate))
+        assert t.fit()["final_loss"] < 0.5

@@ -1,0 +1,69 @@
+"""Muon's orthogonal updates, and one rule for each parameter."""
+
+import pytest
+import torch
+
+from gristmill.models import Decoder, DecoderConfig
+from gristmill.training.optimizers import Muon, OptimizerConfig, build_optimizer
+from gristmill.training.optimizers.muon import orthogonalise
+
+TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 12), (2, 12, 40)])
+def test_orthogonalised_matrices_have_singular_values_near_one_and_the_same_directions(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    result = orthogonalise(matrices).float()
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.3
+    assert values.max() < 1.4
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    exact = u @ v
+    cosine = (result * exact).sum((1, 2)) / (result.norm(dim=(1, 2)) * exact.norm(dim=(1, 2)))
+    assert cosine.min() > 0.95
+
+
+def test_equal_shapes_in_a_batch_equal_one_at_a_time():
+    torch.manual_seed(0)
+    values = [torch.randn(8, 12) for _ in range(3)]
+    gradients = [torch.randn(8, 12) for _ in range(3)]
+    together = [torch.nn.Parameter(v.clone()) for v in values]
+    alone = [torch.nn.Parameter(v.clone()) for v in values]
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+    Muon(together, lr=0.1).step()
+    for parameter in alone:
+        Muon([parameter], lr=0.1).step()
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_parameter_has_exactly_one_rule(kind):
+    model = Decoder(TINY)
+    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, weight_decay=0.1))
+    owned = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
+    decay = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decay["vectors"] == decay["embedding"] == 0
+    assert decay["matrices"] == 0.1
+
+
+def test_adamw_equals_torchs_own(tmp_path):
+    torch.manual_seed(0)
+    ours, theirs = Decoder(TINY), Decoder(TINY)
+    ours.initialise(0)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimizerConfig(kind="adamw", learning_rate=0.01, weight_decay=0.0)
+    one = build_optimizer(ours, config)
+    two = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
+    for step in range(3):
+        ids = torch.randint(0, 50, (2, 10), generator=torch.Generator().manual_seed(step))
+        for model, optimizer in ((ours, one), (theirs, two)):
+            model(ids).float().log_softmax(-1)[..., 0].sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
