@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gristmill.alignment.judges import Verdict, python_parses
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import CorpusRef, config, require
 from gristmill.core.files import read_json, write_json
 from gristmill.core.seeds import derive_seed, fraction
 from gristmill.core.stage import StageContext
-from gristmill.data.documents import iterate_documents
-from gristmill.data.python_code import functions
+from gristmill.data.documented import documented_functions
 from gristmill.data.python_pairs import complete_pair
+from gristmill.evaluation.python_answers import Verdict
+from gristmill.evaluation.python_answers import judge as judge_body
 from gristmill.generation import Engine, Sampling
 from gristmill.tokenizer import Tokenizer
 
 CHUNK = 64
+PER_DOCUMENT = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SelfSampled:
     """Sample bodies for documented functions from the model and prefer those that Python can parse."""
 
     corpus: CorpusRef
-    """Python documents; only their train and valid splits are used."""
+    """Python documents; only their train split is used."""
     prompts: int = 384
     """How many functions to ask for."""
     samples: int = 4
@@ -68,21 +69,15 @@ class Ask:
 
 
 def asks(settings: SelfSampled, corpus: Artifact, tokenizer: Tokenizer, seed: int, room: int) -> list[Ask]:
-    """The prompts: documented functions of the train split, chosen and ordered by hash; `room` tokens at most."""
-    found: dict[str, tuple[float, Ask]] = {}
-    for document in iterate_documents(corpus.path, "train"):
-        if document["language"] != "python":
-            continue
-        for function in functions(document["text"]):
-            if not function.summary or not function.body.strip():
-                continue
-            key = f"{document['id']}:{function.qualified_name}:{function.line}"
-            rank = fraction(seed, key)
-            ids = tokenizer.encode_chat(complete_pair(function).messages, add_generation_prompt=True)
-            if len(ids) <= room:
-                found[key] = (rank, Ask(function.signature, ids, fraction(seed, "valid", key) < settings.valid))
-    ranked = sorted(found.values(), key=lambda item: item[0])
-    return [ask for _, ask in ranked[: settings.prompts]]
+    """The prompts: documented functions of the train split, in the order of a hash; `room` tokens at most."""
+    found: list[Ask] = []
+    for key, function in documented_functions(corpus.path, "train", seed, per_document=PER_DOCUMENT):
+        ids = tokenizer.encode_chat(complete_pair(function).messages, add_generation_prompt=True)
+        if len(ids) <= room:
+            found.append(Ask(function.signature, ids, fraction(seed, "valid", key) < settings.valid))
+        if len(found) == settings.prompts:
+            break
+    return found
 
 
 def sample(context: StageContext, engine: Engine, tokenizer: Tokenizer, settings: SelfSampled,
@@ -110,7 +105,7 @@ def sample(context: StageContext, engine: Engine, tokenizer: Tokenizer, settings
                 ])
             done = read_json(path)
             records += done
-            bar.advance(len(done), f"{sum(r['good'] for r in records) / len(records):.0%} parse")
+            bar.advance(len(done), f"{sum(r['accepted'] for r in records) / len(records):.0%} parse")
     return records
 
 
@@ -118,10 +113,11 @@ def judge(ask: Ask, tokens: list[int], finish: str, tokenizer: Tokenizer) -> Ver
     """An answer that was cut off by the length limit cannot be good, whatever its beginning looks like."""
     if finish != "stop":
         return Verdict(False, False, "did not end by itself")
-    return python_parses(ask.signature, tokenizer.decode(list(tokens), skip_special=True))
+    return judge_body(ask.signature, tokenizer.decode(list(tokens), skip_special=True))
 
 
-def pair_up(settings: SelfSampled, prompts: list[Ask], records: list[dict[str, Any]]) -> tuple[list[Preference], list[Preference]]:
+def pair_up(settings: SelfSampled, prompts: list[Ask],
+            records: list[dict[str, Any]]) -> tuple[list[Preference], list[Preference]]:
     """(train, valid) pairs. Within a prompt each good, non-trivial answer is matched with the bad answer nearest in
     length, so that what is learned is not length; every answer is used once."""
     train: list[Preference] = []
@@ -131,8 +127,8 @@ def pair_up(settings: SelfSampled, prompts: list[Ask], records: list[dict[str, A
         by_prompt.setdefault(record["prompt"], []).append(record)
     for number, answers in sorted(by_prompt.items()):
         ask = prompts[number]
-        good = [a for a in answers if a["good"] and not a["trivial"]]
-        bad = [a for a in answers if not a["good"] and a["tokens"]]
+        good = [a for a in answers if a["accepted"] and not a["trivial"]]
+        bad = [a for a in answers if not a["accepted"] and a["tokens"]]
         for chosen in good[: settings.pairs_per_prompt]:
             if not bad:
                 break

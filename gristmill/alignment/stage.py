@@ -56,6 +56,8 @@ class Align:
     """Optimizer steps."""
     batch: int = 16
     """Pairs in an update."""
+    without_pairs: Literal["error", "keep"] = "error"
+    """When no prompt got both a good and a bad answer: stop with an error, or keep the model as it is and say so."""
     training: TrainingConfig = ALIGNING
     """Optimizer, schedule, evaluation, checkpoints."""
 
@@ -71,15 +73,19 @@ class Align:
         tokenizer = Tokenizer.load(source.path)
         model = load_model(source.path).to(compute.device)
         room = model.config.context - self.data.max_tokens
-        prompts = asks(self.data, context.inputs[self.data.corpus], tokenizer, derive_seed(context.seed, "prompts"), room)
+        corpus = context.inputs[self.data.corpus]
+        prompts = asks(self.data, corpus, tokenizer, derive_seed(context.seed, "prompts"), room)
         if not prompts:
             raise UserError("no documented function fits the model's context", where=f"{context.name}: data",
                             fix="lower data.max_tokens, or use a corpus with documented Python functions")
-        with compute.autocast():
-            records = sample(context, Engine(model, slots=64), tokenizer, self.data, prompts)
+        records = sample(context, Engine(model, slots=64), tokenizer, self.data, prompts)
         train, valid = pair_up(self.data, prompts, records)
-        counts = {"answers": len(records), "parse": sum(r["good"] for r in records),
+        counts = {"answers": len(records), "parse": sum(r["accepted"] for r in records),
                   "trivial": sum(r["trivial"] for r in records), "train_pairs": len(train), "valid_pairs": len(valid)}
+        if not train and self.without_pairs == "keep":
+            context.progress.say(f"  nothing to prefer, the model stays as it is: {counts}")
+            save_model(model.cpu(), context.work, tokenizer=tokenizer)
+            return {**counts, "steps": 0}
         if not train:
             raise UserError(f"no prompt has both a good and a bad answer, so there is nothing to prefer: {counts}",
                             where=f"{context.name}: data",
@@ -88,8 +94,8 @@ class Align:
             "counts": counts,
             "train": [readable(p, tokenizer) for p in train], "valid": [readable(p, tokenizer) for p in valid],
         })
-        context.progress.say(f"  {counts['parse']} of {counts['answers']} answers parse; {len(train)} pairs to learn from, "
-                             f"{len(valid)} held out")
+        context.progress.say(f"  {counts['parse']} of {counts['answers']} answers parse; "
+                             f"{len(train)} pairs to learn from, {len(valid)} held out")
         order = derive_seed(context.seed, "order")
         pairs = Pairs(with_reference(train, model, compute), ShuffledOrder(len(train), self.batch, order, None))
         held_out = with_reference(valid, model, compute)

@@ -129,9 +129,9 @@ class Talk:
 
         engine, tokenizer, text = self.model.engine, self.model.tokenizer, TextStream(self.model.tokenizer, [])
         values = vars(self.settings) | {"max_tokens": min(self.settings.max_tokens, engine.context - len(prompt))}
-        request = engine.submit(prompt, Sampling(**values, stop_ids=tuple(sorted(tokenizer.stop_ids))))
-        shown, finish = "", None
+        shown, finish, request = "", None, None
         try:
+            request = engine.submit(prompt, Sampling(**values, stop_ids=tuple(sorted(tokenizer.stop_ids))))
             while finish is None:
                 for event in engine.step():
                     finish = event.finish
@@ -139,8 +139,10 @@ class Talk:
                         shown += _write(text.push(event.token))
             shown += _write(text.flush())
         except KeyboardInterrupt:
-            engine.cancel(request)
             typer.secho(" [stopped]", dim=True, nl=False)
+        finally:
+            if finish is None and request is not None:
+                engine.cancel(request)
         typer.echo()
         return shown
 
@@ -166,9 +168,12 @@ def _loop(talk: Talk, terminal: bool) -> None:
             continue
         name, _, rest = line.strip().partition(" ")
         if not name.startswith("/"):
-            if terminal:
-                typer.secho("bot > ", fg="yellow", nl=False)
-            talk.ask(line.strip())
+            try:
+                if terminal:
+                    typer.secho("bot > ", fg="yellow", nl=False)
+                talk.ask(line.strip())
+            except KeyboardInterrupt:  # before the first token; `ask` itself keeps what was already written
+                typer.secho("[stopped]", dim=True)
         elif name in ("/quit", "/exit"):
             return
         else:

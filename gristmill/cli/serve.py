@@ -27,7 +27,7 @@ def command(
     request_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a request may take.")] = 300.0,
     drain_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds for running answers after SIGTERM.")] = 30.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: as the model is stored.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default fp32.")] = None,
     system: Annotated[str, typer.Option(help="System prompt that the chat page starts with.")] = "",
     page: Annotated[bool, typer.Option(help="Serve the chat page.")] = True,
     runs_dir: Annotated[Path, typer.Option(

@@ -70,7 +70,7 @@ def non_default(value: Any) -> Any:
         for f in dataclasses.fields(value):
             current = getattr(value, f.name)
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING or current != default:
+            if (f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING) or current != default:
                 kept[f.name] = non_default(current)
         return kept
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ class Runtime:
     device: str = "auto"
     """cpu, cuda, or auto (cuda where there is one)."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0 means OMP_NUM_THREADS where it is set, else all cores."""
     workers: int = 0
     """Processes for data work; 0 means as many as cores."""
     compile: str = "auto"

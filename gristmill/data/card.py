@@ -33,7 +33,8 @@ def data_card(sources: Sequence[tuple[str, Any]], config: Any, documents: Sequen
         "languages": funnel["languages"],
         "processing": {
             "normalise": to_plain(config.normalise), "filter": to_plain(config.filter),
-            "dedup": to_plain(config.dedup), "languages": config.languages,
+            "dedup": to_plain(config.dedup), "languages": config.languages, "split": to_plain(config.split),
+            "sample": config.sample, "limit_mb": config.limit_mb,
             "order": [phase["phase"] for phase in funnel["phases"]],
         },
         "splits": funnel["splits"],

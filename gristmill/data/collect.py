@@ -37,7 +37,8 @@ class Listing:
     """The files of all sources, before anything is read: missing ones are refused here."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self.parts = [(name, source, source.files()) for name, source in zip(source_names(sources), sources, strict=True)]
+        named = zip(source_names(sources), sources, strict=True)
+        self.parts = [(name, source, source.files()) for name, source in named]
         self.bytes = sum(file.stat().st_size for _, _, files in self.parts for file in files)
 
     def marks(self) -> str:
@@ -95,7 +96,8 @@ def _refuse_empty(sources: dict[str, Any], sample: Sample) -> None:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.most_common())
     where = f"sources: {', '.join(sources)}"
     if listed:
-        raise UserError(f"not one document could be read ({listed})", where=where, fix="check the files' format and column")
+        raise UserError(f"not one document could be read ({listed})", where=where,
+                        fix="check the files' format and `column`")
     if any(counts.get("not_sampled") or counts.get("beyond_limit") for counts in sources.values()):
         raise UserError("the sample holds not one document", where=where, fix="raise `sample` or `limit_mb`")
     raise UserError("the sources hold no documents", where=where, fix="name files with text in them")

@@ -34,7 +34,7 @@ CODE = _rules(
     Rule("max_mean_line_length", "length_v1.mean_line_length", high=100),
     Rule("max_line_length", "length_v1.max_line_length", high=1000),
     Rule("min_alphanumeric", "code_symbols_v1.alphanumeric", low=0.25),
-    Rule("max_encoded", "code_symbols_v1.encoded", high=0.25),
+    Rule("max_encoded", "code_symbols_v1.encoded", high=0.19),
 )
 GOPHER = _rules(
     Rule("min_words", "length_v1.words", low=50),
@@ -57,6 +57,10 @@ GOPHER = _rules(
 )
 ENGLISH_ONLY = frozenset({"min_stop_words", "min_alphabetic_words", "min_mean_word_length"})
 """Rules whose thresholds were made for English; documents known to be in another language are spared."""
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})
+"""Languages written without spaces: what counts words at white space says nothing about them."""
+WORD_RULES = frozenset(name for name, rule in GOPHER.items() if "words" in rule.signal or "word_" in rule.signal
+                       or "gram" in rule.signal)
 
 RULES: Mapping[str, Rule] = {**ANY, **CODE, **GOPHER}
 PRESETS: Mapping[str, tuple[Mapping[str, Rule], Mapping[str, Rule]]] = {
@@ -99,8 +103,10 @@ def first_broken(signals: Mapping[str, float], rules: list[Rule], language: str)
     for rule in rules:
         if rule.name in ENGLISH_ONLY and language not in ("en", "und"):
             continue
+        if rule.name in WORD_RULES and language in UNSPACED:
+            continue
         value = signals[rule.signal]
-        if rule.low is not None and value < rule.low or rule.high is not None and value > rule.high:
+        if (rule.low is not None and value < rule.low) or (rule.high is not None and value > rule.high):
             return rule, value
     return None
 

@@ -86,7 +86,8 @@ def shards(artifact_path: Path | str, split: str) -> list[Path]:
     """The shards of a split in order; an unknown split or a split without documents is a UserError."""
     folder = Path(artifact_path) / "documents"
     if split not in SPLITS:
-        raise UserError(f"there is no split {split!r}", where=str(artifact_path), fix=f"choose from {', '.join(SPLITS)}")
+        fix = f"choose from {', '.join(SPLITS)}"
+        raise UserError(f"there is no split {split!r}", where=str(artifact_path), fix=fix)
     found = sorted(folder.glob(f"{split}-*.parquet"))
     if not found:
         raise UserError(

@@ -31,7 +31,7 @@ class Funnel:
             "phase": name,
             "documents": sum(c["documents"] for c in sources.values()),
             "bytes": sum(c["bytes"] for c in sources.values()),
-            "dropped": {r: dict(c) for r, c in sorted(reasons.items(), key=lambda item: (-item[1]["documents"], item[0]))},
+            "dropped": {r: dict(reasons[r]) for r in sorted(reasons, key=lambda r: (-reasons[r]["documents"], r))},
             "sources": {s: {key: c[key] for key in ("documents", "bytes", "dropped_documents", "dropped_bytes")}
                         for s, c in sorted(sources.items())},
         })

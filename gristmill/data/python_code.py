@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ def parse(text: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not our warning
-            return ast.parse(text.replace("\f", " "))
+            return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return None
 
@@ -78,7 +77,7 @@ def _describe(node: ast.FunctionDef | ast.AsyncFunctionDef, qualified: str, line
         return None
     documented = ast.get_docstring(node, clean=False)
     rest = node.body[1:] if documented is not None else node.body
-    if rest and rest[0].lineno == node.lineno or node.body[0].lineno == node.lineno:
+    if (rest and rest[0].lineno == node.lineno) or node.body[0].lineno == node.lineno:
         return None
     body = ""
     if rest:
@@ -101,7 +100,8 @@ def _describe(node: ast.FunctionDef | ast.AsyncFunctionDef, qualified: str, line
 def _signature_end(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
     """Number of the line on which the signature ends: the last of its parts, up to the colon."""
     parts: list[ast.AST] = [node.args, *([node.returns] if node.returns else [])]
-    last = max([node.lineno, *(n.end_lineno or 0 for part in parts for n in ast.walk(part) if hasattr(n, "end_lineno"))])
+    ends = (getattr(n, "end_lineno", None) or 0 for part in parts for n in ast.walk(part))
+    last = max(node.lineno, *ends)
     while last < node.body[0].lineno - 1 and not lines[last - 1].split("#")[0].rstrip().endswith(":"):
         last += 1
     return last
@@ -118,5 +118,5 @@ def _without(lines: list[str], indent: str) -> str:
 
 
 def _indented(lines: list[str], indent: str) -> str:
-    text = "\n".join(line.removeprefix(indent) if line.strip() else "" for line in lines)
-    return textwrap.indent(text, "    ").rstrip()
+    moved = ("    " + line.removeprefix(indent) if line.startswith(indent) else line for line in lines)
+    return "\n".join(line if line.strip() else "" for line in moved).rstrip()

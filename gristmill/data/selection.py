@@ -57,6 +57,8 @@ class Selection:
         """Candidates that turned out to be less similar than the threshold."""
         self.clusters: list[str] = [d["id"] for d in self.documents]
         self.splits: dict[int, str] = {}
+        self.unit_bytes: dict[str, int] = {}
+        """Size of each set of documents that had to stay in one split."""
 
     def path(self, shard: int) -> Path:
         """The file of one annotated shard."""
@@ -74,12 +76,13 @@ class Selection:
             if broken:
                 self.drops[number] = Drop("filter", broken[0].name, explain(*broken))
         if len(self.drops) == len(self.documents):
-            counts = Counter(drop.reason for drop in self.drops.values())
-            most = counts.most_common(1)[0][0]
+            counts = Counter(drop.reason for drop in self.drops.values()).most_common()
+            first = next(iter(self.drops.values()))
+            off = f"`filter: {{rules: {{{counts[0][0]}: null}}}}`"
             raise UserError(
-                "the filter rejects every document: " + ", ".join(f"{rule} took {n}" for rule, n in counts.most_common()),
-                where="filter",
-                fix=f"loosen the rule (`filter: {{rules: {{{most}: null}}}}` switches it off) or set `filter: {{preset: none}}`",
+                "the filter rejects every document: " + ", ".join(f"{rule} took {n}" for rule, n in counts)
+                + f" (e.g. {self.documents[0]['id']}: {first.detail})",
+                where="filter", fix=f"switch rules off ({off}), loosen their bounds, or set `filter: {{preset: none}}`",
             )
 
     def remove_exact(self) -> None:
@@ -95,8 +98,9 @@ class Selection:
     def remove_near(self, threshold: float, bar: Bar) -> None:
         """Drop near-duplicates of documents that stay, each verified against the one that stays."""
         kept = self.kept()
-        pairs = candidate_pairs(self._signatures(kept), np.array([self.documents[n]["shingles"] for n in kept]), threshold)
-        numbers = np.array(kept)[pairs]
+        sizes = np.array([self.documents[n]["shingles"] for n in kept], np.int64)
+        pairs = candidate_pairs(self._signatures(kept), sizes, threshold)
+        numbers = np.array(kept, np.int64)[pairs]
         sets = self._shingles({int(n) for n in np.unique(numbers)})
         for first, second in numbers.tolist():
             pair = Pair(first, second, jaccard(sets[first], sets[second]))
@@ -115,10 +119,17 @@ class Selection:
             names[root] = min(names.get(root, self.documents[number]["id"]), self.documents[number]["id"])
         self.clusters = [names[root] for root in roots]
         kept = self.kept()
-        groups = [str(self.documents[n]["metadata"].get("group", "")) if options.groups else "" for n in kept]
-        labels = units([self.clusters[n] for n in kept], [g and f"{self.documents[n]['source']}/{g}" for n, g in zip(kept, groups, strict=True)])
+        groups = [self._group(n) if options.groups else "" for n in kept]
+        labels = units([self.clusters[n] for n in kept], groups)
         chosen = assign(labels, seed, options)
-        self.splits = {number: chosen[unit] for number, unit in zip(kept, labels, strict=True)}
+        for number, unit in zip(kept, labels, strict=True):
+            self.splits[number] = chosen[unit]
+            self.unit_bytes[unit] = self.unit_bytes.get(unit, 0) + self.documents[number]["bytes"]
+
+    def _group(self, number: int) -> str:
+        """What the source says belongs together; "" if it says nothing."""
+        group = self.documents[number]["metadata"].get("group", "")
+        return f"{self.documents[number]['source']}/{group}" if group else ""
 
     def _best_first(self) -> list[int]:
         """Kept documents, the longest first; of equally long ones the smallest id."""
@@ -138,8 +149,9 @@ class Selection:
         found, number = {}, 0
         for shard in range(self.shards):
             count = pq.read_metadata(self.path(shard)).num_rows
-            if not wanted.isdisjoint(range(number, number + count)):
+            here = [n for n in range(number, number + count) if n in wanted]
+            if here:
                 texts = pq.read_table(self.path(shard), columns=["text"])["text"]
-                found.update({n: shingles(texts[n - number].as_py()) for n in range(number, number + count) if n in wanted})
+                found.update({n: shingles(texts[n - number].as_py()) for n in here})
             number += count
         return found

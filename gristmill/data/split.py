@@ -16,7 +16,11 @@ from gristmill.data.dedup.clusters import connected
 
 @config
 class Split:
-    """Shares of the corpus that are held out; the rest is for training."""
+    """Shares of the corpus that are held out; the rest is for training.
+
+    They are expectations: units differ in size, and what a unit gets depends on nothing but its name and the seed.
+    funnel.json says what came out.
+    """
 
     valid: float = 0.05
     """Share for validation during training, 0 to 0.5."""
@@ -67,8 +71,9 @@ def assign(unit_names: Sequence[str], seed: int, split: Split) -> dict[str, str]
     chosen = {unit: choose(unit, seed, shares) for unit in names}
     if len(names) < len(shares) + 1:
         raise UserError(
-            f"{len(names)} independent documents cannot be split into {', '.join(['train', *shares])}", where="split",
-            fix="give more documents, cut long ones (`piece_kb: 16` on the source), or set `split: {valid: 0, test: 0}`",
+            f"{len(names)} independent document(s) cannot be split into {', '.join(['train', *shares])}", where="split",
+            fix="give more documents, cut long ones (`piece_kb: 16` on a source of kind files), "
+                "or set `split: {valid: 0, test: 0}`",
         )
     for wanted in ("train", *shares):
         if wanted not in chosen.values():

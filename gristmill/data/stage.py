@@ -26,6 +26,7 @@ from gristmill.data.decide import Filter
 from gristmill.data.normalise import Normalise
 from gristmill.data.selection import Selection
 from gristmill.data.sources import Source, source_names
+from gristmill.data.sources.files import common_folder
 from gristmill.data.split import Split
 from gristmill.data.workers import run_tasks
 from gristmill.data.write import write_corpus
@@ -76,10 +77,11 @@ class Data:
 
         For the stage's identity: the same recipe over changed files is not the same corpus.
         """
-        listing = Listing(self.sources)
-        return digest([
-            [name, [[str(file), _file_digest(file)] for file in files]] for name, _, files in listing.parts
-        ])
+        contents = []
+        for name, _, files in Listing(self.sources).parts:
+            base = common_folder(files)
+            contents.append([name, {file.relative_to(base).as_posix(): _file_digest(file) for file in files}])
+        return digest(contents)
 
     def run(self, context: StageContext) -> Mapping[str, Any]:
         """Make the corpus in `context.work`.
@@ -117,7 +119,8 @@ class Data:
 
     def _scratch(self, context: StageContext, listing: Listing) -> Path:
         """The folder of unfinished work; what was begun with another config or other files is thrown away."""
-        plan = digest([self.kind, self.semantics_version, to_plain(self), context.seed, listing.marks()])  # type: ignore[attr-defined]
+        version = type(self).semantics_version  # type: ignore[attr-defined]
+        plan = digest([version, to_plain(self), context.seed, listing.marks()])
         mark = context.scratch / "plan.json"
         if not mark.exists() or read_json(mark) != plan:
             shutil.rmtree(context.scratch)
@@ -125,7 +128,8 @@ class Data:
         return context.scratch
 
     def _annotate(self, folder: Path, counts: dict[str, Any], context: StageContext) -> dict[str, float]:
-        options = {"normalise": to_plain(self.normalise), "languages": self.languages, "near": self.dedup.near is not None}
+        near = self.dedup.near is not None
+        options = {"normalise": to_plain(self.normalise), "languages": self.languages, "near": near}
         tasks = []
         for number in range(counts["shards"]):
             target = folder / "annotated" / f"{number:05d}.parquet"

@@ -14,11 +14,11 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gristmill
 from gristmill.core import errors
 from gristmill.core.errors import GristmillError, InternalError, MachineError
 
@@ -59,6 +59,9 @@ def run_tasks(job: str, tasks: Sequence[Task], workers: int, on_done: Callable[[
         for process in processes:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
 
 
 def _resolve(job: str) -> Callable[..., Any]:
@@ -67,10 +70,11 @@ def _resolve(job: str) -> Callable[..., Any]:
 
 
 def _start(job: str) -> subprocess.Popen[bytes]:
-    root = str(Path(next(iter(gristmill.__path__))).parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-m", "gristmill.data.workers", job], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        # -P: a file of the user's called json.py must not take the place of Python's
+        [sys.executable, "-P", "-m", "gristmill.data.workers", job], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,
     )
 
@@ -78,7 +82,8 @@ def _start(job: str) -> subprocess.Popen[bytes]:
 def _feed(process: subprocess.Popen[bytes], waiting: queue.SimpleQueue[Task],
           results: queue.SimpleQueue[tuple[Task, dict[str, Any]]]) -> None:
     """Give one worker tasks until there are no more."""
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     while True:
         try:
             task = waiting.get_nowait()
@@ -91,8 +96,9 @@ def _feed(process: subprocess.Popen[bytes], waiting: queue.SimpleQueue[Task],
         except OSError:
             line = b""
         if not line:
-            results.put((task, {"error": {"type": "MachineError", "what": f"a worker process died (exit code {process.wait()})",
-                                          "where": None, "fix": "most often memory ran out: use fewer workers"}}))
+            died = MachineError(f"a worker process died (exit code {process.wait()})", where=str(task.get("source")),
+                                fix="most often memory ran out: use fewer workers")
+            results.put((task, {"error": _describe(died)}))
             return
         results.put((task, json.loads(line)))
 
@@ -106,10 +112,8 @@ def _describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, GristmillError):
         return {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
     if isinstance(error, MemoryError):
-        return {"type": MachineError.__name__, "what": "memory ran out in a worker", "where": None, "fix": "use fewer workers"}
-    import traceback
-
-    return {"type": InternalError.__name__, "what": "".join(traceback.format_exception(error)), "where": None, "fix": None}
+        return _describe(MachineError("memory ran out in a worker", fix="use fewer workers"))
+    return _describe(InternalError("".join(traceback.format_exception(error))))
 
 
 def main(job: str) -> None:
@@ -122,7 +126,10 @@ def main(job: str) -> None:
             answer = {"result": function(**json.loads(line))}
         except Exception as error:  # every failure travels to the parent, which raises it
             answer = {"error": _describe(error)}
-        answers.write(json.dumps(answer).encode() + b"\n")
+        try:
+            answers.write(json.dumps(answer).encode() + b"\n")
+        except BrokenPipeError:  # the parent was killed
+            return
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def _funnel(selection: Selection, counts: dict[str, Any], unreadable: list[tuple
         "reasons": tally([*((drops[n].reason, documents[n]["bytes"]) for n in sorted(drops)),
                           *((reason, size) for _, reason, size in unreadable)]),
         "splits": {name: splits.get(name, {"documents": 0, "bytes": 0}) for name in SPLITS},
+        "units": {"number": len(selection.unit_bytes), "largest_bytes": max(selection.unit_bytes.values(), default=0)},
         "languages": tally((documents[n]["language"], documents[n]["bytes"]) for n in kept),
         "domains": tally((documents[n]["domain"], documents[n]["bytes"]) for n in kept),
         "lengths": histogram([int(documents[n]["signals"]["length_v1.characters"]) for n in kept]),
@@ -163,12 +164,14 @@ class _Examples:
     def reject(self, row: dict[str, Any]) -> None:
         self._add(self.rejected.setdefault(row["reason"], []), row, REJECTED_EXAMPLES, ("detail",))
 
-    def _add(self, chosen: list[tuple[float, dict[str, Any]]], row: dict[str, Any], count: int, extra: tuple[str, ...]) -> None:
+    def _add(self, chosen: list[tuple[float, dict[str, Any]]], row: dict[str, Any], count: int,
+             extra: tuple[str, ...]) -> None:
         point = fraction(self.seed, "example", row["id"])
         if len(chosen) == count and point >= chosen[-1][0]:
             return
         shown = {key: row[key] for key in ("id", "source", "domain", "language", *extra)}
-        chosen.append((point, {**shown, "metadata": json.loads(row["metadata"] or "{}"), "text": row["text"][:EXAMPLE_CHARACTERS]}))
+        text, metadata = row["text"][:EXAMPLE_CHARACTERS], json.loads(row["metadata"] or "{}")
+        chosen.append((point, {**shown, "metadata": metadata, "text": text}))
         chosen.sort(key=lambda item: (item[0], item[1]["id"]))
         del chosen[count:]
 

@@ -192,8 +192,8 @@ def mcnemar(before: ArrayLike, after: ArrayLike, *, seed: int, level: float = LE
         raise ValueError("a paired test needs the same items on both sides")
     gained, lost = int((~x & y).sum()), int((x & ~y).sum())
     interval = bootstrap(y.astype(float) - x, seed=seed, level=level)
-    return Comparison(interval.value, interval.low, interval.high, interval.stderr, binomial_test(gained, gained + lost),
-                      len(x), "McNemar, exact")
+    p_value = binomial_test(gained, gained + lost)
+    return Comparison(interval.value, interval.low, interval.high, interval.stderr, p_value, len(x), "McNemar, exact")
 
 
 def binomial_test(successes: int, n: int) -> float:

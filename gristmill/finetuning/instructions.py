@@ -16,7 +16,7 @@ from gristmill.core.artifact import Artifact
 from gristmill.core.config import CorpusRef, config, require
 from gristmill.core.errors import UserError
 from gristmill.core.hashing import canonical_json
-from gristmill.core.seeds import fraction
+from gristmill.core.seeds import derive_seed, fraction
 
 Message = dict[str, str]
 
@@ -53,27 +53,27 @@ class Docstrings:
     """Question about a function -> the first line of its documentation."""
     complete: bool = True
     """Signature and documentation -> body."""
+    limit: int = 5000
+    """Most conversations; the documents they come from are taken in the order of a hash."""
 
     def __post_init__(self) -> None:
+        require(self.limit >= 1, "limit", "must be at least 1")
         require(self.explain or self.complete, "explain", "explain and complete cannot both be false")
 
     def conversations(self, split: str, inputs: Mapping[str, Artifact], rejects: Rejects) -> Iterator[Conversation]:
-        from gristmill.data.documents import iterate_documents
-        from gristmill.data.python_code import functions
+        from gristmill.data.documented import documented_functions
         from gristmill.data.python_pairs import complete_pair, explain_pair
 
-        for document in iterate_documents(inputs[self.corpus].path, split):
-            if document["language"] != "python":
-                continue
-            for function in functions(document["text"]):
-                if not function.summary:
-                    continue
-                if self.explain:
-                    pair = explain_pair(function)
-                    yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], "explain")
-                if self.complete and function.body.strip():
-                    pair = complete_pair(function)
-                    yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], "complete")
+        left = self.limit
+        makers = [(name, make) for name, make, wanted in (
+            ("explain", explain_pair, self.explain), ("complete", complete_pair, self.complete)) if wanted]
+        for _, function in documented_functions(inputs[self.corpus].path, split, derive_seed("docstrings")):
+            for name, make in makers:
+                if left == 0:
+                    return
+                left -= 1
+                pair = make(function)
+                yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], name)
 
 
 @config
@@ -136,7 +136,7 @@ def as_messages(row: Any) -> list[Message] | None:
         for item in row.get("messages") or row["conversations"]:
             if not isinstance(item, dict):
                 return None
-            role = ROLES.get(item.get("role", item.get("from")))
+            role = ROLES.get(str(item.get("role", item.get("from"))))
             content = item.get("content", item.get("value"))
             if role is None or not isinstance(content, str):
                 return None

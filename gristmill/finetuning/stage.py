@@ -11,7 +11,7 @@ import torch
 from gristmill.core.config import CorpusRef, ModelRef, config, require
 from gristmill.core.errors import UserError
 from gristmill.core.files import write_json
-from gristmill.core.seeds import derive_seed, fraction
+from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
 from gristmill.finetuning.instructions import Docstrings, InstructionFile, Rejects
 from gristmill.models.loading import load_model
@@ -70,8 +70,6 @@ class Finetune:
     too_long: Literal["drop", "truncate", "error"] = "drop"
     """What happens to a conversation that does not fit a row: it is counted and left out, its end is cut
     off, or the stage stops."""
-    limit: int = 200_000
-    """Most conversations to use, chosen by hash."""
     training: TrainingConfig = FINETUNING
     """Optimizer, schedule, evaluation, checkpoints."""
 
@@ -79,7 +77,6 @@ class Finetune:
         require(self.epochs > 0, "epochs", "must be positive")
         require(self.steps is None or self.steps >= 1, "steps", "must be at least 1")
         require(self.batch >= 1, "batch", "must be at least 1")
-        require(self.limit >= 1, "limit", "must be at least 1")
 
     def run(self, context: StageContext) -> dict[str, Any]:
         compute = prepare(context.runtime)
@@ -88,8 +85,8 @@ class Finetune:
         model = load_model(source.path)
         length = self.context or min(model.config.context, 1024)
         rejects = Rejects({}, [])
-        train = self._rows(context, tokenizer, "train", length, self.limit, rejects)
-        valid = self._rows(context, tokenizer, "valid", length, HELD_OUT_CONVERSATIONS, Rejects({}, []))
+        train = self._rows(context, tokenizer, "train", length, rejects)
+        valid = self._rows(context, tokenizer, "valid", length, Rejects({}, []))
         if not len(train):
             raise UserError(f"no conversation can be trained on; rejected: {rejects.counts or 'none, there were none'}",
                             where=f"{context.name}: data", fix="check the data source, or raise `context`")
@@ -120,13 +117,11 @@ class Finetune:
         save_model(model.cpu(), context.work, tokenizer=tokenizer)
         return {"conversations": used, "rejected": sum(rejects.counts.values()), **result}
 
-    def _rows(self, context: StageContext, tokenizer: Tokenizer, split: str, length: int, limit: int,
+    def _rows(self, context: StageContext, tokenizer: Tokenizer, split: str, length: int,
               rejects: Rejects) -> Rows:
         found = list(self.data.conversations(split, context.inputs, rejects))
-        if len(found) > limit:
-            seed = derive_seed(context.seed, "limit")
-            ranked = sorted(range(len(found)), key=lambda i: fraction(seed, i))
-            found = [found[i] for i in sorted(ranked[:limit])]
+        if split != "train":
+            found = found[:HELD_OUT_CONVERSATIONS]
         examples = []
         with context.progress.bar(f"encoding {split} conversations", len(found), "conversations") as bar:
             for conversation in found:

@@ -76,10 +76,11 @@ class ModelSpec:
         from gristmill.models.families import FAMILIES
 
         presets = FAMILIES[self.family].presets
-        if self.preset not in presets:
+        if self.preset is None or self.preset not in presets:
             raise UserError(f"{self.preset!r} is no preset of {self.family}", where="model.preset",
                             fix=f"choose one of {', '.join(sorted(presets))}")
-        changes = {name: getattr(self, name) for name in ("dim", "heads", "kv_heads", "mlp_dim", "context", "tied_head")}
+        names = ("dim", "heads", "kv_heads", "mlp_dim", "context", "tied_head")
+        changes = {name: getattr(self, name) for name in names}
         return dataclasses.replace(
             presets[self.preset], vocab_size=rows, **{k: v for k, v in changes.items() if v is not None}
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from gristmill.objectives.base import Batch, LossTerms
@@ -14,7 +16,7 @@ class CausalLM:
     Pretraining and supervised fine-tuning are the same objective: they differ in which targets are ignored.
     """
 
-    weights = {"loss": 1.0}
+    weights: Mapping[str, float] = {"loss": 1.0}
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {"loss": int((batch["targets"] != IGNORED).sum())}

@@ -67,13 +67,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, total_gradient, _):  # type: ignore[no-untyped-def]
         hidden_gradient, head_gradient = ctx.saved_tensors
         scale = total_gradient
-        return hidden_gradient * scale.to(hidden_gradient.dtype), head_gradient * scale.to(head_gradient.dtype), None, None
+        states = hidden_gradient * scale.to(hidden_gradient.dtype)
+        return states, head_gradient * scale.to(head_gradient.dtype), None, None
 
 
 def sequence_log_probabilities(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Sum over time of log p(target), one number a row.
 
-    hidden (batch, time, dim); head (vocab, dim); targets (batch, time), ignored ones add nothing. Returns (batch,) fp32.
+    hidden (batch, time, dim); head (vocab, dim); targets (batch, time), ignored ones add nothing. Returns (batch,).
     """
     kept = targets != IGNORED
     rows = torch.arange(targets.shape[0], device=targets.device)[:, None].expand_as(targets)[kept]

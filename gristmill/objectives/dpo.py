@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ class DPO:
 
     def __init__(self, beta: float = 0.1, anchor: float = 0.0, label_smoothing: float = 0.0) -> None:
         self.beta, self.anchor, self.label_smoothing = beta, anchor, label_smoothing
-        self.weights = {"loss": 1.0} | ({"anchor": anchor} if anchor else {})
+        self.weights: Mapping[str, float] = {"loss": 1.0} | ({"anchor": anchor} if anchor else {})
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": batch["targets"].shape[0] // 2}

@@ -2,7 +2,7 @@
 
 It is a digest of the stage's kind, its semantics version, its config without the fields that equal their default,
 the digests of the payloads behind its references, its seed, and whatever a stage says about inputs from outside
-(`external_inputs`). Device, threads and workers are no part of it, nor are the names of stages and folders.
+(`fingerprint`). Device, threads and workers are no part of it, nor are the names of stages and folders.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ def stage_seed(recipe_seed: int, stage: str) -> int:
     return derive_seed(recipe_seed, stage)
 
 
-def identity(config: Any, seed: int, inputs: Mapping[str, str]) -> str:
+def fingerprint(config: Any) -> Any:
+    """What a stage says about inputs besides its references (files, the standard library); None if it has none.
+
+    Such a stage has a method `fingerprint() -> JSON value` that tells one state of those inputs from another.
+    """
+    return config.fingerprint() if hasattr(config, "fingerprint") else None
+
+
+def identity(config: Any, seed: int, inputs: Mapping[str, str], outside: Any = None) -> str:
     """The identity (SHA-256, hex) of running `config`.
 
-    seed: from `stage_seed`. inputs: reference text -> digest of the payload behind it.
-    A stage that reads something besides its references (files, the standard library) has a method
-    `external_inputs() -> JSON value` that tells one state of it from another.
+    seed: from `stage_seed`. inputs: reference text -> digest of the payload behind it. outside: from `fingerprint`.
     """
     cls = type(config)
-    outside = config.external_inputs() if hasattr(config, "external_inputs") else None
     return digest({
         "kind": cls.kind, "semantics_version": cls.semantics_version, "config": _essential(config, cls, inputs),
-        "seed": seed, **({} if outside is None else {"external": outside}),
+        "seed": seed, **({} if outside is None else {"outside": outside}),
     })
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import to_plain
 from gristmill.core.errors import GristmillError, UserError
-from gristmill.pipeline.identity import identity, stage_seed
+from gristmill.pipeline.identity import fingerprint, identity, stage_seed
 from gristmill.pipeline.store import ArtifactStore
 from gristmill.pipeline.work import WorkFolder
 from gristmill.recipe.errors import Problem, RecipeError, dotted, nearest
@@ -38,6 +38,11 @@ class Step:
     identity: str | None = None
     artifact: Artifact | None = None
     version: int = 0
+    outside: Any = None
+    """The fingerprint of inputs besides the references; taken once, so that a run has one view of them."""
+    looked_outside: bool = False
+    wanted: bool = True
+    """False where `until` leaves the stage out."""
 
     @property
     def kind(self) -> str:
@@ -55,8 +60,10 @@ class Plan:
     recipe: Recipe
     steps: list[Step]
     external: dict[str, Artifact] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-    """Stages that `until` leaves out."""
+
+    @property
+    def wanted(self) -> list[Step]:
+        return [step for step in self.steps if step.wanted]
 
     def step(self, name: str) -> Step:
         return next(s for s in self.steps if s.name == name)
@@ -66,7 +73,7 @@ class Plan:
         found: dict[str, Artifact] = {}
         for reference in step.references:
             artifact = (self.step(reference.text).artifact if reference.text in step.needs
-                        else self.external[reference.text])
+                        else self.external.get(reference.text))
             if artifact is None:
                 return None
             found[reference.text] = artifact
@@ -86,10 +93,9 @@ def make_plan(recipe: Recipe, store: ArtifactStore, until: str | None = None) ->
             raise UserError(f"there is no stage `{until}`{nearest(until, recipe.stages).rstrip('?')}", where="--until",
                             fix=f"stages: {', '.join(recipe.stages)}")
         wanted = closure(needs, until)
-    names = [name for name in recipe.order() if name in wanted]
-    steps = [Step(name=name, config=recipe.stages[name], seed=stage_seed(recipe.seed, name),
-                  references=find_references(recipe.stages[name]), needs=needs[name]) for name in names]
-    plan = Plan(recipe, steps, skipped=[n for n in recipe.stages if n not in wanted])
+    steps = [Step(name=name, config=recipe.stages[name], seed=stage_seed(recipe.seed, name), needs=needs[name],
+                  references=find_references(recipe.stages[name]), wanted=name in wanted) for name in recipe.order()]
+    plan = Plan(recipe, steps)
     problems = []
     for step in steps:
         for reference in step.references:
@@ -98,6 +104,8 @@ def make_plan(recipe: Recipe, store: ArtifactStore, until: str | None = None) ->
             try:
                 plan.external[reference.text] = store.resolve(reference.text, reference.kinds, run=recipe.name)
             except GristmillError as error:
+                if not step.wanted:
+                    continue
                 problems.append(_unresolved(recipe, step, reference, error))
     if problems:
         origin = recipe.document.origin if recipe.document else recipe.name
@@ -116,15 +124,22 @@ def _unresolved(recipe: Recipe, step: Step, reference: Found, error: GristmillEr
 def decide(plan: Plan, step: Step, store: ArtifactStore) -> None:
     """Settle what happens to a step, as far as its inputs are known."""
     recipe = plan.recipe.name
+    step.identity, step.artifact = None, None
     inputs = plan.inputs(step)
     if inputs is None:
-        waits = [n for n in step.needs if plan.step(n).artifact is None]
+        waits = [n for n in step.needs if plan.step(n).artifact is None] or ["what is not there"]
         step.action, step.why = "decide", f"depends on {', '.join(waits)}"
         return
     try:
-        step.identity = identity(step.config, step.seed, {text: a.digest for text, a in inputs.items()})
+        if not step.looked_outside:
+            step.outside, step.looked_outside = fingerprint(step.config), True
+        digests = {text: artifact.digest for text, artifact in inputs.items()}
+        step.identity = identity(step.config, step.seed, digests, step.outside)
     except GristmillError as error:
-        error.where = error.where or f"stages.{step.name}"
+        if not step.wanted:
+            step.action, step.why = "decide", error.what
+            return
+        error.where = f"stages.{step.name}: {error.where}" if error.where else f"stages.{step.name}"
         raise
     step.artifact = store.find(recipe, step.name, step.identity)
     if step.artifact is not None:
@@ -158,7 +173,9 @@ def reasons(step: Step, inputs: Mapping[str, Artifact], last: Artifact) -> str:
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+        return {
+            k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()
+        }
     return {prefix: value}
 
 

@@ -19,8 +19,13 @@ _NAME = re.compile(rf"{NAME}\Z")
 _ARTIFACT = re.compile(rf"(?:(?P<recipe>{NAME})/)?(?P<stage>{NAME})(?:@(?P<version>[0-9]{{1,9}}))?\Z")
 _FOLDER = re.compile(rf"(?P<stage>{NAME})@(?P<version>[0-9]{{1,9}})\Z")
 _HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}\Z")
-_SIGNS = {"model": ("config.json",), "tokenizer": ("tokenizer.json",), "corpus": ("documents",),
-          "evaluation": ("results.json",)}
+_SIGNS = {
+    "model": ("config.json",),
+    "release": ("config.json",),
+    "tokenizer": ("tokenizer.json",),
+    "corpus": ("documents",),
+    "evaluation": ("results.json",),
+}
 """What a folder that has no record must hold to pass for an artifact of a kind."""
 
 
@@ -102,7 +107,7 @@ class ArtifactStore:
                 artifact = self._by_path(path, kinds)
             elif path.is_file():
                 raise UserError("this is a file, not a folder", where=text, fix="name the folder that holds it")
-        if artifact is None and _HUB.match(text) and not text.startswith("."):
+        if artifact is None and _HUB.match(text) and text.partition("/")[0] not in self.runs():
             artifact = _from_hub(text, kinds)
         if artifact is None:
             raise UserError(f"there is no artifact `{text}`{nearest(text, self.names(kinds)).rstrip('?')}",
@@ -139,10 +144,15 @@ class ArtifactStore:
         inside = path / "artifacts"
         if inside.is_dir():
             names = sorted(p.name for p in inside.iterdir() if (p / RECORD).is_file())
-            raise UserError("this is the folder of a whole run", where=str(path),
-                            fix=f"name one of its artifacts: {', '.join(f'{path.name}/{n}' for n in names) or 'none yet'}")
+            raise UserError(
+                "this is the folder of a whole run",
+                where=str(path),
+                fix=f"name one of its artifacts: {', '.join(f'{path.name}/{n}' for n in names) or 'none yet'}",
+            )
         wanted = " or ".join(f"a {k} ({', '.join(_SIGNS.get(k, ('artifact.json',)))})" for k in kinds or _SIGNS)
-        raise UserError(f"this folder is not {wanted}", where=str(path), fix="name a finished artifact or a public folder")
+        raise UserError(
+            f"this folder is not {wanted}", where=str(path), fix="name a finished artifact or a public folder"
+        )
 
     def _choices(self, kinds: Sequence[str]) -> str:
         names = self.names(kinds)
@@ -151,6 +161,11 @@ class ArtifactStore:
             return f"there is {what} under {self.root} yet: run a recipe, give --runs-dir, or name a folder"
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         return f"give a folder, or one of: {', '.join(names[:12])}{more}"
+
+
+def resolve_model(text: str, runs_dir: Path | str = "runs") -> Path:
+    """The folder of a model for whoever loads it: an artifact's name, a path, a public folder or a cached hub id."""
+    return ArtifactStore(runs_dir).resolve(text, ("model", "release")).path
 
 
 def _checked(name: str) -> str:
@@ -171,6 +186,8 @@ def _from_hub(text: str, kinds: Sequence[str]) -> Artifact | None:
     try:
         path = snapshot_download(text, local_files_only=True)
     except Exception as error:  # the client's own family of errors changes between its versions
-        raise UserError(f"`{text}` is neither an artifact here nor a model in the hub's local cache",
-                        fix=f"nothing is downloaded silently: run `hf download {text}` first, or name a folder") from error
+        raise UserError(
+            f"`{text}` is neither an artifact here nor a model in the hub's local cache",
+            fix=f"nothing is downloaded silently: run `hf download {text}` first, or name a folder",
+        ) from error
     return Artifact.from_folder(path, kind)

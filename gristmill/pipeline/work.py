@@ -2,7 +2,7 @@
 
     work/<stage>/               the unfinished artifact; continues after a crash
     work/.marks/<stage>.json    whose it is: identity, version, seconds so far
-    work/.aside/<stage>-<id>/   unfinished work of another identity; taken up again if that identity returns
+    work/.aside/<stage>/<id>/   the last unfinished work of another identity; taken up again if that identity returns
 
 A mark is written before its folder exists and removed after the folder is gone, so that a folder is never taken for
 somebody else's. Finishing: scraps removed, payload digested, record written, everything flushed, folder renamed.
@@ -11,6 +11,7 @@ somebody else's. Finishing: scraps removed, payload digested, record written, ev
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from gristmill.core.artifact import RECORD, Artifact
 from gristmill.core.errors import InternalError, UserError
 from gristmill.core.files import disk_errors, read_json, write_json
 from gristmill.core.hashing import digest_folder
+
+_TORN = re.compile(r"\..+\.[0-9]+\.tmp\Z")
 
 
 class WorkFolder:
@@ -51,7 +54,7 @@ class WorkFolder:
             mark = self.mark()
             ours = mark is not None and mark["identity"] == identity
             if self.path.exists() and not (ours and resume):
-                self._set_aside(mark["identity"] if mark is not None else "unknown", keep=not ours)
+                self._set_aside(mark["identity"] if mark is not None else "unknown", wanted=self._aside(identity))
             if not resume:
                 shutil.rmtree(self._aside(identity), ignore_errors=True)
             if not self.path.exists():
@@ -60,6 +63,7 @@ class WorkFolder:
                     self._aside(identity).rename(self.path)
             continues = self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_torn_writes(self.path)
             return continues
 
     def note_seconds(self, seconds: float) -> None:
@@ -69,15 +73,17 @@ class WorkFolder:
             write_json(self.mark_path, {**mark, "seconds": seconds})
 
     def _aside(self, identity: str) -> Path:
-        return self.root / ".aside" / f"{self.stage}-{identity[:16]}"
+        return self.root / ".aside" / self.stage / identity[:16]
 
-    def _set_aside(self, identity: str, keep: bool) -> None:
+    def _set_aside(self, identity: str, wanted: Path) -> None:
+        """Move the folder away; of what was moved before, only `wanted` stays."""
         target = self._aside(identity)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.parent.is_dir():
+            for old in target.parent.iterdir():
+                if old != wanted or old == target:
+                    shutil.rmtree(old)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.rename(target)
-        if not keep:
-            shutil.rmtree(target)
 
     def finished(self, identity: str) -> Artifact | None:
         """Work that was complete when the process died, up to the last rename."""
@@ -98,6 +104,7 @@ class WorkFolder:
         """Remove scraps, digest the payload, write the record (made from the digest) and flush all to the disk."""
         with disk_errors(self.path):
             shutil.rmtree(self.path / ".scratch", ignore_errors=True)
+            remove_torn_writes(self.path)
             record = make_record(digest_folder(self.path))
             flush_tree(self.path)
             write_json(self.path / RECORD, record)
@@ -117,6 +124,16 @@ class WorkFolder:
     def forget(self) -> None:
         """Remove the mark of work that is done."""
         self.mark_path.unlink(missing_ok=True)
+
+
+def remove_torn_writes(folder: Path, deep: bool = True) -> None:
+    """Remove what `write_atomic` leaves when its process dies before the rename: such a file would join the payload."""
+    for parent, folders, files in os.walk(folder):
+        if not deep:
+            folders.clear()
+        for name in files:
+            if _TORN.match(name):
+                (Path(parent) / name).unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -11,7 +11,16 @@ from gristmill.core.errors import GristmillError
 from gristmill.recipe.errors import Problem, dotted, listed, nearest, shown
 from gristmill.recipe.loading import Document, KeyPath
 from gristmill.recipe.shape import (
-    accepts_none, bare, child, config_for, discriminator, field_types, in_words, is_config, literal_values, members,
+    accepts_none,
+    bare,
+    child,
+    config_for,
+    discriminator,
+    field_types,
+    in_words,
+    is_config,
+    literal_values,
+    members,
 )
 
 _UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
@@ -19,7 +28,9 @@ _MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 _YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
-def explain(error: ValidationError, cls: type, body: dict[str, Any], base: KeyPath, document: Document) -> list[Problem]:
+def explain(
+    error: ValidationError, cls: type, body: dict[str, Any], base: KeyPath, document: Document
+) -> list[Problem]:
     """The problems of one stage. cls: its config class; body: its fields as read; base: where they stand."""
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
@@ -141,7 +152,9 @@ def _trap(annotation: Any, value: Any) -> str:
             return f"; `{value}` is text in YAML 1.2: write {_YES[value.lower()]}"
         if kinds & {int, float}:
             plain = value.replace("_", "")
-            if re.fullmatch(r"[-+]?\d+", plain) or (float in kinds and re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", plain)):
+            if re.fullmatch(r"[-+]?\d+", plain) or (
+                float in kinds and re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", plain)
+            ):
                 return f"; write {plain}" + ("" if "_" in value else " without quotes")
         if any(k is list or get_origin(k) is list for k in kinds):
             return f"; write [{value}] for a list of one"

@@ -145,6 +145,7 @@ class _Builder:
         try:
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+            assert isinstance(node, yaml.MappingNode)
             return self.mapping(node, path)
         finally:
             self.open.discard(id(node))
@@ -169,7 +170,7 @@ class _Builder:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
-        if node.style is not None or node.tag == "tag:yaml.org,2002:str" and _explicit_str(node):
+        if node.style is not None or (node.tag == "tag:yaml.org,2002:str" and _explicit_str(node)):
             return text
         if text in ("", "~", "null", "Null", "NULL"):
             return None

@@ -75,7 +75,9 @@ def _put(root: Any, path: KeyPath, new: Any, where: str, positions: dict[KeyPath
     if isinstance(current, list):
         index = _key(current, last)
         if not isinstance(index, int) or not 0 <= index < len(current):
-            return Problem(where, dotted((*walked, last)), f"a list of {len(current)} stands here; give an index from 0")
+            return Problem(
+                where, dotted((*walked, last)), f"a list of {len(current)} stands here; give an index from 0"
+            )
         current[index] = new
         positions[(*walked, index)] = where
         return None
@@ -113,7 +115,9 @@ def _step(current: Any, key: str | int, walked: KeyPath, where: str) -> tuple[An
 
 def _no_such(where: str, path: KeyPath, word: str, choices: Iterable[str]) -> Problem:
     hint = nearest(word, choices)
-    return Problem(where, dotted(path), f"there is nothing of this name to set{hint}{' ' if hint else '; '}{listed(choices)}")
+    return Problem(
+        where, dotted(path), f"there is nothing of this name to set{hint}{' ' if hint else '; '}{listed(choices)}"
+    )
 
 
 def _stage_annotation(body: Any) -> Any:

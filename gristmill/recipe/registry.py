@@ -56,6 +56,9 @@ def stage_class(kind: str) -> Any:
                                fix="install a complete gristmill") from error
         raise MachineError(f"the stage kind `{kind}` needs the package `{missing}`",
                            fix=f"pip install {missing.split('.')[0]}") from error
+    except ImportError as error:
+        raise MachineError(f"the stage kind `{kind}` cannot be loaded here ({error})",
+                           fix="check that its packages are installed whole (gristmill doctor)") from error
     if cls.kind != kind:
         raise InternalError(f"{target} calls itself `{cls.kind}` but is registered as `{kind}`")
     return cls

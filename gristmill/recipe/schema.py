@@ -75,7 +75,9 @@ def check_recipe(document: Document) -> Recipe:
     for key in top:
         if key not in TOP:
             hint = nearest(str(key), TOP)
-            problems.append(Problem(document.where((key,)), key, f"unknown key{hint}{' ' if hint else '; '}{listed(TOP)}"))
+            problems.append(
+                Problem(document.where((key,)), key, f"unknown key{hint}{' ' if hint else '; '}{listed(TOP)}")
+            )
     name, seed, description = top.get("name"), top.get("seed", 0), top.get("description", "")
     if "name" not in top:
         problems.append(Problem(document.where(()), "name", "required, but missing: the run's folder is called so"))
@@ -85,10 +87,16 @@ def check_recipe(document: Document) -> Recipe:
         problems.append(Problem(document.where(("seed",)), "seed",
                                 f"expected a whole number from 0 to 2^63 - 1, got {shown(seed)}"))
     if not isinstance(description, str):
-        problems.append(Problem(document.where(("description",)), "description", f"expected text, got {shown(description)}"))
+        problems.append(
+            Problem(document.where(("description",)), "description", f"expected text, got {shown(description)}")
+        )
     bodies = top.get("stages")
     if not isinstance(bodies, dict) or not bodies:
-        what = "required, but missing" if "stages" not in top else f"expected at least one named stage, got {shown(bodies)}"
+        what = (
+            "required, but missing"
+            if "stages" not in top
+            else f"expected at least one named stage, got {shown(bodies)}"
+        )
         problems.append(Problem(document.where(("stages",)), "stages", f"{what}; for example "
                                                                        "`corpus: {uses: data, sources: [...]}`"))
         bodies = {}
@@ -96,11 +104,12 @@ def check_recipe(document: Document) -> Recipe:
     problems += check_references(stages, produces, document)
     if problems:
         raise RecipeError(problems, document.origin)
-    assert isinstance(name, str) and isinstance(seed, int) and isinstance(description, str)
-    return Recipe(name=name, stages=stages, seed=seed, description=description, document=document)
+    return Recipe(name=str(name), stages=stages, seed=seed, description=description, document=document)
 
 
-def _stages(bodies: dict[str, Any], document: Document, problems: list[Problem]) -> tuple[dict[str, Any], dict[str, str]]:
+def _stages(
+    bodies: dict[str, Any], document: Document, problems: list[Problem]
+) -> tuple[dict[str, Any], dict[str, str]]:
     stages: dict[str, Any] = {}
     produces: dict[str, str] = {}
     for name, body in bodies.items():
@@ -162,7 +171,8 @@ def _is_name(value: Any) -> bool:
 def _plain(value: Any) -> Any:
     """Python values as YAML would have given them; stage objects become mappings with `uses`."""
     if is_dataclass(value) and not isinstance(value, type):
-        kind = {"uses": type(value).kind} if hasattr(type(value), "produces") else {}
+        cls: Any = type(value)
+        kind = {"uses": cls.kind} if hasattr(cls, "produces") else {}
         return {**kind, **_plain(to_plain(value))}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

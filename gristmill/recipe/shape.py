@@ -14,9 +14,13 @@ _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
           list: "a list", tuple: "a list", type(None): "nothing"}
 
 
-@functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Field name -> annotation (with its `Annotated` extras) of a config class."""
+    return _field_types(cls)
+
+
+@functools.cache
+def _field_types(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 

@@ -25,6 +25,7 @@ PUBLIC = frozenset({"/health", "/login"})
 PAGE = "/chat"
 """Where the chat page is mounted; a browser's session opens it, and it alone."""
 COOKIE = "gristmill_session"
+MOST_HEADER_BYTES = 32 * 1024
 SESSION_SECONDS = 7 * 24 * 3600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"[A-Za-z0-9.\-:\[\]_]{1,255}")
@@ -89,6 +90,8 @@ class Access:
                                  "status": status, "seconds": round(time.monotonic() - began, 4)}))
 
     def _check(self, scope: Scope, headers: Headers) -> None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEADER_BYTES:
+            raise ApiError(431, f"The headers are longer than {MOST_HEADER_BYTES} bytes.", code="headers_too_large")
         host = headers.get("host", "")
         if not _HOST.fullmatch(host):
             raise ApiError(400, "The Host header is missing or malformed.")
@@ -135,7 +138,7 @@ class Access:
         headers["x-request-id"] = request_id
         headers["x-content-type-options"] = "nosniff"
         headers["x-frame-options"] = "DENY"
-        headers["referrer-policy"] = "no-referrer"
+        headers["referrer-policy"] = "same-origin"
         headers["cross-origin-opener-policy"] = "same-origin"
         headers["cross-origin-resource-policy"] = "same-origin"
         headers.setdefault("cache-control", "no-store")

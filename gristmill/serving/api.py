@@ -32,8 +32,8 @@ RequestT = TypeVar("RequestT", bound=SamplingFields)
 class Api:
     """The routes' shared state."""
 
-    def __init__(self, engine: EngineThread, settings: Settings) -> None:
-        self.engine, self.settings = engine, settings
+    def __init__(self, engine: EngineThread, settings: Settings, digest: str = "") -> None:
+        self.engine, self.settings, self.digest = engine, settings, digest
         self.started = int(time.time())
 
     @property
@@ -43,7 +43,7 @@ class Api:
     @property
     def fingerprint(self) -> str:
         """Changes when the weights do."""
-        return f"gm-{getattr(self.engine.model, 'digest', None) or self.engine.model.name}"[:40]
+        return f"gm-{self.digest[:16] or self.model_name}"
 
     async def parse(self, kind: type[RequestT], request: Request) -> RequestT:
         """The checked body; ApiError 413, 415, 400, 404 or 503."""
@@ -190,9 +190,12 @@ class Api:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def create_app(engine: EngineThread, settings: Settings) -> FastAPI:
-    """The API over a (possibly still loading) engine; the chat page is mounted by `studio.mount`."""
-    api, sessions = Api(engine, settings), Sessions()
+def create_app(engine: EngineThread, settings: Settings, digest: str = "") -> FastAPI:
+    """The API over a (possibly still loading) engine; the chat page is mounted by `studio.page.mount`.
+
+    digest: of the weights, if known; clients see its beginning as `system_fingerprint`.
+    """
+    api, sessions = Api(engine, settings, digest), Sessions()
     app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.state.api, app.state.engine, app.state.settings = api, engine, settings
     app.add_middleware(Access, settings=settings, sessions=sessions)
@@ -242,9 +245,10 @@ async def tokenise(field: str, work: Callable[[], T]) -> T:
 
 
 def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
-    """Ids of a completions prompt: text begins a document, ids are taken as they are."""
+    """Ids of a completions prompt: text begins a document (an empty one too), ids are taken as they are."""
     if isinstance(prompt, str):
-        return list(tokenizer.encode_prompt(prompt))
+        start = tokenizer.document_start_id
+        return tokenizer.encode_prompt(prompt) or [tokenizer.eos_id if start is None else start]
     for token in prompt:
         if token >= tokenizer.vocab_size:
             raise invalid(f"token id {token} is not in the vocabulary of {tokenizer.vocab_size}", "prompt")
@@ -255,7 +259,7 @@ def score_prompt(model: Any, ids: list[int], top: int) -> list[TokenInfo]:
     """Log-probabilities of a prompt's tokens, each given those before it."""
     import torch
 
-    logits = model.logits(torch.tensor([ids]))[0]
+    logits = model.logits([ids])[0]
     logprobs = torch.log_softmax(logits.float(), -1).cpu()
     best = torch.topk(logprobs, min(top, logprobs.shape[-1])) if top else None
     scored = [TokenInfo(ids[0], None)]

@@ -279,19 +279,17 @@ class EngineThread:
         finish = event.finish
         text = ""
         answer.completion_tokens += 1
-        is_stop_token = finish == "stop"
-        if not is_stop_token:
+        if finish != "stop":  # OpenAI's log-probabilities leave the stop token out
             answer._held.append(TokenInfo(event.token, event.logprob, tuple(event.top or ())))
-            text = answer._text.push(event.token)
+        text += answer._text.push(event.token)
+        if finish is not None:
+            text += answer._text.flush()
         if answer._text.stopped:
             if finish is None:
                 self._engine.cancel(event.request)
             finish = "stop"
             if not text:
                 answer._held.clear()
-        elif finish is not None:
-            text += answer._text.flush()
-            # A held-back stop prefix may complete to nothing more: `flush` decides what may be shown.
         if finish is None and not text:
             return None
         piece = Piece(text, tuple(answer._held), finish)

@@ -170,6 +170,8 @@ class CompletionRequest(SamplingFields):
 
     def check_limits(self, limits: Limits) -> None:
         super().check_limits(limits)
+        if not self.prompts:
+            raise invalid("prompt is an empty list", "prompt")
         if len(self.prompts) > limits.prompts:
             raise invalid(f"at most {limits.prompts} prompts, not {len(self.prompts)}", "prompt")
         if (self.logprobs or 0) > limits.logprobs:

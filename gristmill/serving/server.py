@@ -19,16 +19,16 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from gristmill.core.artifact import RECORD
+from gristmill.core.artifact import RECORD, Artifact
 from gristmill.core.errors import GristmillError, InternalError, MachineError, UserError
 from gristmill.core.files import disk_errors, read_json, write_json
+from gristmill.serving.access import MOST_HEADER_BYTES
 from gristmill.serving.api import create_app
 from gristmill.serving.engine_thread import EngineThread
 from gristmill.serving.settings import Settings
 
 log = logging.getLogger("gristmill.serving")
 
-MOST_HEADER_BYTES = 32 * 1024
 LIBRARIES = ("torch", "tokenizers", "safetensors", "fastapi", "uvicorn", "nicegui")
 
 
@@ -46,6 +46,7 @@ def serve(
     if open_model is None and not model_path.is_dir():
         raise UserError("there is no model folder here", where=str(model_path),
                         fix="name a folder with config.json and model.safetensors, or an artifact recipe/stage@N")
+    record = read_json(model_path / RECORD) if (model_path / RECORD).is_file() else {}
     listener = bind(settings.host, settings.port)
     try:
         port = listener.getsockname()[1]
@@ -60,13 +61,13 @@ def serve(
 
         engine = EngineThread(open_model or _opener(model_path, settings), settings.limits, on_failed=failed,
                               make_engine=make_engine)
-        app = create_app(engine, settings)
+        app = create_app(engine, settings, record.get("digest", ""))
         if settings.page:
             from gristmill.serving.studio.page import mount
 
             mount(app, engine, settings)
         server = Server(app, engine, settings)
-        server.on_ready = lambda: write_json(manifest, _manifest(engine.model, model_path, settings, port))
+        server.on_ready = lambda: write_json(manifest, _manifest(engine.model, record, model_path, settings, port))
         if announce:
             announce(base_url(settings.host, port))
         engine.start()
@@ -156,14 +157,16 @@ def _opener(model_path: Path, settings: Settings) -> Callable[[], Any]:
     def open_model() -> Any:
         from gristmill.generation import LanguageModel
 
-        return LanguageModel.open(model_path, device=settings.device, dtype=settings.dtype)
+        model = LanguageModel.open(model_path, device=settings.device, dtype=settings.dtype)
+        if (model_path / RECORD).is_file():
+            model.name = Artifact.open(model_path).name
+        return model
 
     return open_model
 
 
-def _manifest(model: Any, path: Path, settings: Settings, port: int) -> dict[str, Any]:
+def _manifest(model: Any, record: dict[str, Any], path: Path, settings: Settings, port: int) -> dict[str, Any]:
     """What runs here, for whoever has to answer for it: model, versions, settings; never a key."""
-    record = read_json(path / RECORD) if (path / RECORD).is_file() else {}
     return {
         "kind": "deployment", "model": {"name": str(model.name), "digest": record.get("digest"), "path": str(path)},
         "url": base_url(settings.host, port), "settings": settings.public(), "process": os.getpid(),

@@ -66,12 +66,13 @@ class Settings:
     """After SIGTERM: how long running requests may take to finish."""
     device: str = "auto"
     dtype: str | None = None
-    """Precision of the weights; None leaves it to the model."""
+    """Precision of the weights, fp32 or bf16; None is fp32, in which served text equals offline text."""
     system_prompt: str = ""
     """Filled into the chat page's system prompt."""
 
     def __post_init__(self) -> None:
         require(0 <= self.port <= 65535, "port", "must lie between 0 and 65535")
+        require(self.dtype in (None, "fp32", "bf16"), "dtype", "must be fp32 or bf16")
         require(self.drain_seconds >= 0, "drain_seconds", "must not be negative")
         if not self.key_digests and not is_loopback(self.host):
             raise UserError(

@@ -100,6 +100,9 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]
                 where=f"messages[{i}]", fix="train on conversations that end with this answer, or use another template")
         start, end = (conversation.positions[position] for position in conversation.spans[i])
         end = start + _turn_length(tokenizer, conversation.ids[start:end])
+        if start == end:
+            raise UserError("the chat template writes nothing for this answer", where=f"messages[{i}]",
+                            fix="use a template that writes the content of every message")
         mask[start:end] = [1] * (end - start)
     return conversation.ids, mask
 

@@ -93,11 +93,18 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: Any, filename: Any) -> nodes.Template:
         return _Limits().visit(super()._parse(source, name, filename))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, (str, bytes, int)) and attr in REFUSED_METHODS:
+            return False  # they can make huge values of small ones
+        return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Give `str.format` no special way in: it is refused like the others."""
+        return
+
     def call(self, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         _count()
         owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
-        if isinstance(owner, (str, bytes, int)) and name in REFUSED_METHODS:
-            raise Refused(f"the template calls .{name}(), which can make huge values")
         if isinstance(owner, str) and name == "replace" and len(args) >= 2:
             _check_replace(owner, *args[:2])
         if isinstance(owner, str) and name == "join" and args:

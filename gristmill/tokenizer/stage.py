@@ -32,7 +32,7 @@ class TrainTokenizer:
     """How the vocabulary is found: bpe, byte-level byte-pair encoding."""
     vocab_size: int = 8192
     """Entries of the vocabulary, special tokens and the 256 bytes included."""
-    sample_mb: float = 32.0
+    sample_mb: float = 20.0
     """At most this many megabytes of text (10^6 bytes of UTF-8) are read for training, whole documents chosen by id."""
     min_count: int = 2
     """A pair of pieces seen less often than this is never merged."""
@@ -86,7 +86,8 @@ class TrainTokenizer:
     def _measure(self, corpus: Artifact, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
         """Bytes per token on held-out text (on training text where there is none), and entries never used."""
         result: dict[str, Any] = {}
-        for split in ("valid", "train"):
+        held_out = any((corpus.path / "documents").glob("valid-*.parquet"))
+        for split in ("valid", "train") if held_out else ("train",):
             sample = choose_documents(corpus, split, MEASURED_MB * 1e6, seed, at_least_one=False)
             used = np.zeros(tokenizer.vocab_size, dtype=np.int64)
             for texts in sample.batches():

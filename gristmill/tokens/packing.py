@@ -107,7 +107,7 @@ def pack_examples(examples: Sequence[Example], context: int, *, long: LongExampl
                 bisect.insort(left, room - size)
             open_rows.setdefault(room - size, []).append(row)
     layout = sorted(sorted(row) for row in rows)
-    return Rows(examples, layout, context, pad_id, _finish(report, layout, sizes, context))
+    return Rows(examples, layout, context, pad_id, _finish(report, layout, sizes, examples, context))
 
 
 def pad_examples(examples: Sequence[Example], context: int, *, long: LongExamples = "truncate",
@@ -115,7 +115,7 @@ def pad_examples(examples: Sequence[Example], context: int, *, long: LongExample
     """One example a row, padded at the end; the same examples, cut in the same way, as `pack_examples` keeps."""
     sizes, report = _admit(examples, context, long)
     layout = [[example] for example in sizes]
-    return Rows(examples, layout, context, pad_id, _finish(report, layout, sizes, context))
+    return Rows(examples, layout, context, pad_id, _finish(report, layout, sizes, examples, context))
 
 
 class RowBatches:
@@ -166,7 +166,9 @@ def _admit(examples: Sequence[Example], context: int, long: LongExamples) -> tup
     return sizes, report
 
 
-def _finish(report: PackingReport, layout: list[list[int]], sizes: dict[int, int], context: int) -> PackingReport:
+def _finish(report: PackingReport, layout: list[list[int]], sizes: dict[int, int], examples: Sequence[Example],
+            context: int) -> PackingReport:
     report.rows, report.tokens = len(layout), sum(sizes.values())
+    report.targets = sum(1 for i, size in sizes.items() for own in examples[i][1][1:size + 1] if own)
     report.fill = report.tokens / (len(layout) * context) if layout else 0.0
     return report

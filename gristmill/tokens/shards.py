@@ -9,6 +9,7 @@ A document never straddles two shards. The manifest is written last: without it 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -32,6 +33,10 @@ FIX = "delete this folder and run the same command again: it is made anew from t
 def token_dtype(vocab_size: int) -> np.dtype:
     """uint16 where every id fits, else uint32."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+_numbers = itertools.count()
+_writing: set[Path] = set()  # the unfinished folders of this process
 
 
 class TokenShards:
@@ -136,8 +141,9 @@ class ShardWriter:
         """about: JSON-ready facts for the manifest (corpus, tokenizer, split)."""
         self.folder, self.vocab_size, self.shard_tokens = Path(folder), vocab_size, shard_tokens
         self.about, self.dtype = about or {}, token_dtype(vocab_size)
-        self._temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
+        self._temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.{next(_numbers)}.tmp")
         self._remove_leftovers()
+        _writing.add(self._temporary)
         with disk_errors(self.folder):
             self._temporary.mkdir(parents=True)
         self._offsets: list[int] = [0]
@@ -156,6 +162,7 @@ class ShardWriter:
         for file, _ in self._open.values():
             file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
+        _writing.discard(self._temporary)
 
     def add(self, ids: np.ndarray, name: str, text_bytes: int) -> None:
         """Append one document: its token ids (tokens,), its name, and the UTF-8 bytes of its text."""
@@ -217,9 +224,9 @@ class ShardWriter:
         self._closed[name] = {"size": size, "sha256": checksum.hexdigest()}
 
     def _remove_leftovers(self) -> None:
-        for path in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):
-            owner = path.name.split(".")[-2]
-            if owner == str(os.getpid()) or not (owner.isdigit() and _alive(int(owner))):
+        for path in self.folder.parent.glob(f".{self.folder.name}.*.*.tmp"):
+            owner = int(path.name.split(".")[-3])
+            if path not in _writing and (owner == os.getpid() or not _alive(owner)):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -48,7 +48,7 @@ def prepare(runtime: Runtime) -> Compute:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError("no CUDA device can be used here", where=f"device {wanted}", fix="use --device cpu")
     device = torch.device(wanted)
-    threads = runtime.threads or len(os.sched_getaffinity(0))
+    threads = runtime.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
         keep_freed_memory()
@@ -63,7 +63,7 @@ def prepare(runtime: Runtime) -> Compute:
 
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed memory: large temporaries otherwise go back to the kernel and are zeroed page by page
-    at every use, which costs 5-10 % of a training step (docs/decisions.md, "allocator"). False where it is not glibc."""
+    at every use, which costs 5-10 % of a step (docs/decisions.md, "allocator"). False where it is not glibc."""
     trim_threshold, mmap_max = -1, -4
     try:
         libc = ctypes.CDLL("libc.so.6")

@@ -143,7 +143,8 @@ class Trainer:
         final = (read_jsonl(self.folder / "evaluations.jsonl") or [{}])[-1]
         return {"steps": self.step, "tokens": self.tokens, "final_loss": last["loss"],
                 "stopped_early": self.stopped_early,
-                **{k: v for k, v in final.items() if k not in ("score", "step", "tokens")}}
+                **{k: v for k, v in final.items()
+                   if k not in ("score", "step", "tokens") and isinstance(v, (int, float))}}
 
     def update(self, window: Sequence[Batch]) -> dict[str, Any]:
         """One optimizer step over an accumulation window; returns the trace record."""
@@ -214,7 +215,7 @@ class Trainer:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        tensors = {
+        tensors: dict[str, dict[str, Tensor]] = {
             "model": {n: p for p, n in self.names.items()},
             "optimizer": self.optimizer.tensors(self.names),
             "random": {"torch": torch.get_rng_state()},

@@ -30,8 +30,8 @@ PYTHON_PROMPTS = (
     Prompt(text="import os\nimport sys\n\n\ndef main():\n    if len(sys.argv", true=") < 2:"),
     Prompt(text="    for i in range(", true="len(x)):"),
     Prompt(text="    try:\n        return int(value)\n    except", true=" ValueError:"),
-    Prompt(text="class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        self.items",
-           true=".append(item)"),
+    Prompt(text="class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
+                "        self.items", true=".append(item)"),
 )
 SAMPLE_TOKENS = 32
 

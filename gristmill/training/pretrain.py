@@ -208,7 +208,7 @@ class Windows:
     micro_batch: int
 
     def window(self, step: int) -> Sequence[Batch]:
-        whole = self.batches.batch(step)
+        whole: Batch = self.batches.batch(step)  # type: ignore[assignment]
         rows = whole["input_ids"].shape[0]
         return [{name: tensor[start : start + self.micro_batch] for name, tensor in whole.items()}
                 for start in range(0, rows, self.micro_batch)]

@@ -31,7 +31,7 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
 
 def validate_text(model: nn.Module, shards: TokenShards, context: int, batch: int, tokens: int,
                   compute: Compute) -> dict[str, float]:
-    """`validate` on the first whole documents of `shards` that hold `tokens` tokens, with bits per byte of their text."""
+    """`validate` on the first whole documents of `shards` that fit into `tokens`, with bits per byte of their text."""
     batches = EvaluationBatches(shards, context, batch, limit_tokens=tokens)
     scores = validate(model, batches, compute)
     return {**scores, "bits_per_byte": scores["loss"] * scores["tokens"] / (math.log(2) * batches.total_bytes)}

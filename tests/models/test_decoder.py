@@ -58,7 +58,8 @@ def test_the_dial_always_gives_a_possible_model_and_tells_why(depth, vocabulary)
 
 
 def test_every_derived_value_can_be_set_by_hand():
-    config, notes = ModelSpec(depth=3, dim=96, heads=2, kv_heads=1, mlp_dim=100, context=32, tied_head=True).resolve(512)
+    spec = ModelSpec(depth=3, dim=96, heads=2, kv_heads=1, mlp_dim=100, context=32, tied_head=True)
+    config, notes = spec.resolve(512)
     assert (config.dim, config.heads, config.kv_heads, config.mlp_dim, config.context) == (96, 2, 1, 100, 32)
     assert config.tied_head
     assert notes == []

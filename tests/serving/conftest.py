@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # for scripted.py, which is a program and no test
 TEXTS = ["def read_text(path, encoding=None):\n    return path.read_text(encoding)\n", "Return the text of the file.",
          "héllo wörld, 日本語 🎉", "What does this function do?", "0123456789 <img src=x onerror=alert(1)> ```python\n"]
 
@@ -52,8 +53,9 @@ class Running:
     def wait_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         until = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < until, f"did not happen within {seconds} s; stderr: {''.join(self.errors)[-2000:]}"
-            assert self.process.poll() is None, f"the server ended: {''.join(self.errors)[-2000:]}"
+            said = "".join(self.errors)[-2000:]
+            assert time.monotonic() < until, f"did not happen within {seconds} s; stderr: {said}"
+            assert self.process.poll() is None, f"the server ended: {said}"
             time.sleep(0.02)
 
     def stop(self) -> int:
@@ -69,7 +71,8 @@ def start(told: dict[str, Any], wait: bool = True) -> Running:
     environment.pop("GRISTMILL_API_KEYS", None)
     process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("scripted.py")), json.dumps(told)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-    assert process.stdout and process.stderr
+    assert process.stdout
+    assert process.stderr
     running = Running(process, "", Path(told["state_dir"]))
     threading.Thread(target=lambda: running.errors.extend(process.stderr), daemon=True).start()
     timer = threading.Timer(60, process.kill)
@@ -93,7 +96,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gristmill.tokenizer.train import train_bpe
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_bpe([TEXTS], vocab_size=300).save(folder)
+    train_bpe([TEXTS], vocab_size=290).save(folder)
     return folder
 
 
@@ -103,7 +106,7 @@ def tiny_model(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     import torch
 
     from gristmill.models import Decoder, DecoderConfig
-    from gristmill.models.loading import save_model
+    from gristmill.models.saving import save_model
     from gristmill.tokenizer import Tokenizer
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
@@ -114,7 +117,7 @@ def tiny_model(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0.0, 0.35, generator=generator)
-    save_model(model, folder)
+    save_model(model, folder, tokenizer=tokenizer)
     tokenizer.save(folder)
     return folder
 

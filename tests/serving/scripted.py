@@ -66,6 +66,17 @@ def scripted_model(folder: str | Path, load_seconds: float = 0.0) -> Any:
     return SimpleNamespace(name="tiny", tokenizer=Tokenizer.load(folder), model=torch.nn.Linear(100, 100))
 
 
+def opened(folder: str) -> Any:
+    """The real model on one thread: tests share their cores."""
+    import torch
+
+    from gristmill.generation import LanguageModel
+
+    model = LanguageModel.open(folder, device="cpu", dtype=torch.float32)
+    torch.set_num_threads(1)
+    return model
+
+
 def main() -> None:
     from gristmill.core.errors import GristmillError
     from gristmill.serving import Limits, Settings, serve
@@ -76,7 +87,9 @@ def main() -> None:
                         limits=Limits(**told.get("limits", {})), page=told.get("page", False),
                         state_dir=Path(told["state_dir"]), drain_seconds=told.get("drain_seconds", 20), dtype="fp32")
     scripts: dict[str, Any] = {}
-    if "answer" in told:
+    if "answer" not in told:
+        scripts["open_model"] = lambda: opened(told["folder"])
+    else:
         scripts["open_model"] = lambda: scripted_model(told["folder"], told.get("load_seconds", 0.0))
         scripts["make_engine"] = lambda model, slots: ScriptedEngine(
             model.tokenizer, slots, told["answer"], told.get("delay", 0.0))

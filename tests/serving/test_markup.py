@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from gristmill.serving.studio.markup import looks_like_code, render, render_question
 
-ATTACKS = ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "[x](javascript:alert(1))", "![x](http://evil/a.png)",
-           "<svg/onload=alert(1)>", "```\n</code></pre><img src=x onerror=alert(1)>\n```", "[x](data:text/html,<script>)",
-           '```"><img src=x onerror=alert(1)>\ncode\n```', "<a href='javascript:alert(1)'>x</a>", "<JAVASCRIPT:alert(1)>",
+ATTACKS = ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "[x](javascript:alert(1))",
+           "![x](http://evil/a.png)",
+           "<svg/onload=alert(1)>", "```\n</code></pre><img src=x onerror=alert(1)>\n```",
+           "[x](data:text/html,<script>)",
+           '```"><img src=x onerror=alert(1)>\ncode\n```', "<a href='javascript:alert(1)'>x</a>",
+           "<JAVASCRIPT:alert(1)>",
            "def f():\n    return '<img src=x onerror=alert(1)>'", "[a]: javascript:alert(1)\n\n[a]"]
-TAGS = {"p", "div", "span", "pre", "code", "button", "em", "strong", "a", "ul", "ol", "li", "br", "hr", "blockquote", "s",
-        "h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
+TAGS = {"p", "div", "span", "pre", "code", "button", "em", "strong", "a", "ul", "ol", "li", "br", "hr", "blockquote",
+        "s", "h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 ATTRIBUTES = {"class", "type", "aria-label", "tabindex", "href", "title", "style", "start"}
 
 
@@ -39,9 +42,9 @@ def test_known_attacks_are_inert(attack: str) -> None:
     check(render_question(attack))
 
 
-@given(st.lists(st.sampled_from(["<img src=x onerror=a()>", "```", "`", "[", "](", ")", "\n", "\n\n", "    ", "*", "_", "|",
-                                 "-", "javascript:", "<", ">", '"', "'", "&", "def f():", "&#106;", "\x00", "a"]),
-                max_size=25).map("".join))
+@given(st.lists(st.sampled_from([
+    "<img src=x onerror=a()>", "```", "`", "[", "](", ")", "\n", "\n\n", "    ", "*", "_", "|", "-", "javascript:", "<",
+    ">", '"', "'", "&", "def f():", "&#106;", "\x00", "a"]), max_size=25).map("".join))
 def test_no_text_becomes_an_active_element(text: str) -> None:
     check(render(text))
     check(render_question(text))

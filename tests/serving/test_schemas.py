@@ -18,8 +18,9 @@ NUMBERS = ("n", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "
            "top_logprobs", "logprobs")
 WRONG = ["-1", "0", "1", "9223372036854775808", "-9223372036854775809", "NaN", "Infinity", "1e309", '"1"', "true",
          "null", "[]", "{}", "1.5", "1" * 5000]
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8)
 
 
 def parse(kind: Any, raw: str | bytes) -> Any:
@@ -33,11 +34,14 @@ def test_numbers_are_in_range_or_refused_by_name(kind: Any, field: str, literal:
     base = CHAT | {"logprobs": True} if kind is ChatRequest else TEXT
     base = {k: v for k, v in base.items() if k != field}
     raw = json.dumps(base)[:-1] + f', "{field}": {literal}}}'
+    request = refusal = None
     try:
         request = parse(kind, raw)
     except ApiError as error:
-        assert error.status == 400
-        assert error.code == "invalid_json" or field in str(error.param) or field in error.message
+        refusal = error
+    if refusal is not None:
+        assert refusal.status == 400
+        assert refusal.code == "invalid_json" or field in str(refusal.param) or field in refusal.message
         return
     value = getattr(request, field)
     assert literal in ("1", "0", "-1", "null", "1.5", "true")
@@ -51,12 +55,15 @@ def test_numbers_are_in_range_or_refused_by_name(kind: Any, field: str, literal:
 @given(st.sampled_from([ChatRequest, CompletionRequest]), st.dictionaries(
     st.sampled_from([*ChatRequest.model_fields, *CompletionRequest.model_fields, *NEUTRAL, "user", "bogus"]), VALUES))
 def test_any_object_is_accepted_or_refused_in_openais_shape(kind: Any, body: dict[str, Any]) -> None:
+    refusal = None
     try:
         parse(kind, json.dumps(body))
     except ApiError as error:
-        assert error.status == 400
-        assert set(error.body()["error"]) == {"message", "type", "param", "code"}
-        json.dumps(error.body()).encode()
+        refusal = error
+    if refusal is not None:
+        assert refusal.status == 400
+        assert set(refusal.body()["error"]) == {"message", "type", "param", "code"}
+        json.dumps(refusal.body()).encode()
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"nul", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000,
@@ -106,7 +113,7 @@ def test_message_parts_join_and_developer_is_system() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "prompts"), [
-    ("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]]), ([], []), ([[]], [[]]),
+    ("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]]), ([[]], [[]]),
 ])
 def test_every_form_of_prompt(prompt: Any, prompts: list[Any]) -> None:
     assert parse(CompletionRequest, json.dumps({"prompt": prompt})).prompts == prompts

@@ -49,19 +49,21 @@ def test_mask_is_the_answers_and_prompts_are_prefixes(tokenizer, template, turns
     assert learnt == "".join(answer + "<|end|>" for _, answer in turns)
     assert ids.count(tokenizer.end_of_turn_id) == len(messages)  # none comes from what a message says
     if template is None:
-        assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
+        assert ids.count(tokenizer.bos_id) == 1
+        assert ids[0] == tokenizer.bos_id
         assert set(ids) & tokenizer.special_ids == {1, 4, 5, 6}
     for i in range(1, len(messages), 2):  # serving asks with exactly the ids that training had before the answer
         prompt = tokenizer.encode_chat(messages[:i], add_generation_prompt=True)
         assert ids[:len(prompt)] == prompt
-        assert not any(mask[len(prompt) - 1:len(prompt)]) and mask[len(prompt)]
+        assert not any(mask[len(prompt) - 1:len(prompt)])
+        assert mask[len(prompt)]
 
 
 def test_a_template_that_rewrites_history_cannot_be_trained_on(tokenizer):
     template = (
-        "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}<|assistant|>{{ m.content.split('>')[-1] }}"
-        "<|end|>{% else %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+        "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}"
+        "<|assistant|>{{ m.content.split('>')[-1] }}<|end|>{% else %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
     tokenizer = with_template(tokenizer, template)
     messages = conversation([("a", "thought>b"), ("c", "d")])
     with pytest.raises(UserError, match=r"messages\[1\].*no prefix"):
@@ -72,7 +74,8 @@ def test_a_template_that_rewrites_history_cannot_be_trained_on(tokenizer):
 
 
 def test_a_template_that_reads_special_names_is_refused_rather_than_fooled(tokenizer):
-    template = "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ 'X' if '<|eos|>' in m.content else m.content }}<|end|>{% endfor %}"
+    template = ("{% for m in messages %}{{ '<|' + m.role + '|>' }}"
+                "{{ 'X' if '<|eos|>' in m.content else m.content }}<|end|>{% endfor %}")
     tokenizer = with_template(tokenizer, template)
     with pytest.raises(UserError, match="name of a special token"):
         tokenizer.encode_chat([{"role": "user", "content": "<|eos|>"}], add_generation_prompt=False)
@@ -89,11 +92,11 @@ def test_the_generation_tag_and_json_of_public_templates(tokenizer):
 @pytest.mark.parametrize("template", [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.append(1) }}",
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}",
     "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
     "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
     "{{ 'a' * 1000000000 }}",
-    "{{ 9 ** 9 ** 9 }}",
+    "{{ 9 ** 99999999 }}",
     "{{ '%1000000000d' % 1 }}",
     "{{ '{:>1000000000}'.format(1) }}",
     "{{ 'a'.ljust(1000000000) }}",

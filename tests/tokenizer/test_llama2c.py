@@ -22,7 +22,7 @@ def tokenizer():
 
 
 def joined_by_score(text: str, pieces: list[tuple[bytes, float]]) -> list[int]:
-    """Look up a leading space and every character (else its bytes), then join the best-scored pair while there is one."""
+    """Look up a leading space and every character (else its bytes), then join the best pair while there is one."""
     ids_of = {}
     for i, (piece, _) in enumerate(pieces):
         ids_of.setdefault(piece, i)

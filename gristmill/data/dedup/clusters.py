@@ -58,9 +58,10 @@ def removals(order: Sequence[int], pairs: Iterable[Pair]) -> list[Removal]:
     kept: set[int] = set()
     gone = []
     for document in order:
-        staying = [(similarity, -rank[other], other) for other, similarity in neighbours.get(document, ()) if other in kept]
+        staying = [(similarity, -rank[other]) for other, similarity in neighbours.get(document, ()) if other in kept]
         if staying:
-            similarity, _, other = max(staying)
+            similarity, place = max(staying)
+            other = order[-place]
             gone.append(Removal(document, other, similarity))
         else:
             kept.add(document)

@@ -15,6 +15,9 @@ from gristmill.data.dedup.shingles import mix
 PERMUTATIONS = 128
 MISSED = 1e-3
 """Chance, at most, that a pair exactly at the threshold never becomes a candidate."""
+MARGIN = 0.2
+"""A pair at the threshold whose signatures agree less than this below it is as rare as exp(-2 * 128 * 0.2**2) = 4e-5
+(Hoeffding 1963); so the many chance members of a large bucket cost no exact comparison."""
 _MULTIPLIERS = mix(np.arange(PERMUTATIONS, dtype=np.uint64)) | np.uint64(1)
 
 
@@ -44,7 +47,8 @@ def candidate_pairs(signatures: np.ndarray, sizes: np.ndarray, threshold: float)
     """(pairs, 2) int64, first < second, sorted: the documents that agree in a whole band.
 
     signatures: (documents, PERMUTATIONS); sizes: (documents,) number of shingles. Pairs whose sizes alone forbid the
-    threshold (|a| < threshold * |b|) are left out; so are documents without shingles.
+    threshold (|a| < threshold * |b|) are left out, so are those whose signatures agree in far too few places, and
+    documents without shingles.
     """
     rows = rows_per_band(threshold)
     found = [np.empty(0, np.int64)]
@@ -54,8 +58,10 @@ def candidate_pairs(signatures: np.ndarray, sizes: np.ndarray, threshold: float)
         for column in range(band * rows, (band + 1) * rows):
             keys = mix(keys + signatures[:, column].astype(np.uint64))
         for bucket in _buckets(keys, sizes):
-            for first, second in _pairs_within(bucket, sizes, threshold):
-                found.append(np.minimum(first, second) * count + np.maximum(first, second))
+            for first, others in _pairs_within(bucket, sizes, threshold):
+                agreeing = (signatures[others] == signatures[first]).mean(axis=1)
+                others = others[agreeing >= threshold - MARGIN]
+                found.append(np.minimum(first, others) * count + np.maximum(first, others))
         if sum(map(len, found)) > 1 << 22:
             found = [np.unique(np.concatenate(found))]
     codes = np.unique(np.concatenate(found))
@@ -72,11 +78,11 @@ def _buckets(keys: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
             yield bucket
 
 
-def _pairs_within(bucket: np.ndarray, sizes: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of a bucket (ordered by size) whose sizes allow the threshold."""
+def _pairs_within(bucket: np.ndarray, sizes: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray]]:
+    """For each member of a bucket (ordered by size) the later ones whose sizes allow the threshold."""
+    own = sizes[bucket]
+    stops = np.searchsorted(own, own / threshold, side="right")
     for place in range(len(bucket) - 1):
-        largest = sizes[bucket[place]] / threshold
-        stop = int(np.searchsorted(sizes[bucket], largest, side="right"))
-        others = bucket[place + 1 : stop]
+        others = bucket[place + 1 : stops[place]]
         if len(others):
-            yield np.full(len(others), bucket[place]), others
+            yield int(bucket[place]), others

@@ -8,8 +8,8 @@ duplicate_lines, duplicate_paragraphs: (number - number of different ones) / num
 duplicate_line_characters, duplicate_paragraph_characters: the same, weighted by characters.
 top_ngram for n = 2, 3, 4: over all n-grams that occur at least twice, the largest share of word characters that the
     words of its occurrences cover; a word inside two overlapping occurrences counts once.
-duplicate_ngram for n = 5..10: share of the word characters covered by all n-grams that occur at least twice (every
-    occurrence, each word once).
+duplicate_ngram for n = 5..10: share of the word characters covered by n-grams that occurred before (every
+    occurrence but the first, each word once).
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def gopher_repetition_v1(text: str) -> dict[str, float]:
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     grams = ids
     for n in range(2, max(DUPLICATE) + 1):
-        grams, occurrences = _extend(grams, ids, n)
+        grams, first, occurrences = _extend(grams, ids, n)
         if n in TOP:
             values[f"top_{n}gram"] = _top(grams, occurrences, lengths, n)
         elif n in DUPLICATE:
-            values[f"duplicate_{n}gram"] = _covered(occurrences[grams] > 1, lengths, n) if len(grams) else 0.0
+            again = np.ones(len(grams), bool)
+            again[first] = False
+            values[f"duplicate_{n}gram"] = _covered(again, lengths, n) if len(grams) else 0.0
     return values
 
 
@@ -56,14 +58,15 @@ def _repeated_characters(parts: Sequence[str]) -> float:
     return (total - sum(map(len, set(parts)))) / total if total else 0.0
 
 
-def _extend(grams: np.ndarray, ids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the n-grams at each position from those of the (n-1)-grams, and how often each number occurs."""
+def _extend(grams: np.ndarray, ids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of the n-grams at each position from those of the (n-1)-grams; where each number occurs first, and how
+    often."""
     count = len(ids) - n + 1
     if count <= 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
     pairs = grams[:count] * (int(ids.max()) + 1) + ids[n - 1 :]
-    _, numbers, occurrences = np.unique(pairs, return_inverse=True, return_counts=True)
-    return numbers, occurrences
+    _, first, numbers, occurrences = np.unique(pairs, return_index=True, return_inverse=True, return_counts=True)
+    return numbers, first, occurrences
 
 
 def _covered(marked: np.ndarray, lengths: np.ndarray, n: int) -> float:

@@ -10,11 +10,15 @@ import re
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("-", "*", "•", "‣", "◦", "▪", "·", "–")
-_ENCODED = re.compile(
-    r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\[0-7]{3}|\b0[xX][0-9a-fA-F]+|\b[0-9][0-9.eE+-]*"
-    r"|[A-Za-z0-9+/]{60,}={0,2}"
+_NUMBER = re.compile(
+    r"[\\0-9](?:(?<=\\)(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3})"
+    r"|(?<=\b[0-9])(?:[xX][0-9a-fA-F]+|[0-9.eE+-]*))"
 )
-"""Escapes, numbers, and runs that look like base64: the ink of data tables."""
+"""Escapes in strings, and numbers that begin at a word's edge: the ink of data tables."""
+_RUN_LENGTH = 60
+_RUN = re.compile(r"[A-Za-z0-9+/]{60,}={0,2}")
+"""Runs that look like base64 or hexadecimal data."""
+_ALPHANUMERIC = bytes(b for b in range(128) if chr(b).isalnum())
 
 
 def gopher_symbols_v1(text: str) -> dict[str, float]:
@@ -39,14 +43,13 @@ def gopher_symbols_v1(text: str) -> dict[str, float]:
 
 def code_symbols_v1(text: str) -> dict[str, float]:
     """alphanumeric: share of the characters that are letters or digits. encoded: share of the characters outside
-    white space that lie in escapes, numbers or runs like base64 (a data table has much of it)."""
+    white space that lie in escapes, numbers or runs like base64 (a data table has much of it). 0 for empty text."""
     visible = len(text) - sum(map(text.count, " \t\n\r\f"))
     ascii_text = text.encode("ascii", "ignore")
     letters = len(ascii_text) - len(ascii_text.translate(None, _ALPHANUMERIC))
     if not text.isascii():
         letters += sum(map(str.isalnum, filter(lambda c: c > "\x7f", text)))
-    encoded = sum(match.end() - match.start() for match in _ENCODED.finditer(text))
+    runs = [run for line in text.split("\n") if len(line) >= _RUN_LENGTH for run in _RUN.findall(line)]
+    rest = _RUN.sub(" ", text) if runs else text
+    encoded = sum(map(len, runs)) + sum(map(len, _NUMBER.findall(rest)))
     return {"alphanumeric": letters / max(len(text), 1), "encoded": encoded / max(visible, 1)}
-
-
-_ALPHANUMERIC = bytes(b for b in range(128) if chr(b).isalnum())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
@@ -30,7 +31,7 @@ PROVENANCE = ("id", "domain", "language", "metadata")
 class Files:
     """Files under a path or glob; one document a file, or one a record in .jsonl and .parquet."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = "files"
     path: str
     """A file, a folder (read whole, sorted), or a glob such as `texts/**/*.md`; `~` is the home folder."""
     name: str = ""
@@ -56,7 +57,7 @@ class Files:
         """Every file that will be read, sorted; raises UserError if there is none."""
         path = Path(self.path).expanduser()
         if path.is_dir():
-            found = [p for p in path.rglob("*") if p.is_file() and suffix(p) in KNOWN]
+            found = [p for p in path.rglob("*") if suffix(p) in KNOWN and p.is_file() and not _hidden(p, path)]
             problem, fix = "no readable file in this folder", f"put files there ({', '.join(sorted(KNOWN))}; also .gz)"
         elif path.is_file():
             found, problem, fix = [path], "", ""
@@ -65,7 +66,8 @@ class Files:
             found = [p for p in map(Path, matches) if p.is_file()]
             problem, fix = "no file matches this pattern", "check the pattern; `**/` means any depth of folders"
         else:
-            found, problem, fix = [], "this path does not exist", "check `path` of the source (relative to where you run)"
+            found, problem = [], "this path does not exist"
+            fix = "check `path` of the source; a relative one starts at the folder that you run in"
         if not found:
             raise UserError(problem, where=self.path, fix=fix)
         return sorted(found, key=lambda p: p.as_posix())
@@ -74,7 +76,7 @@ class Files:
         """Stream documents with their provenance; what cannot be read comes out as a Reject."""
         base = common_folder(files)
         for path in files:
-            name = path.relative_to(base).as_posix()
+            name = os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "backslashreplace")
             document = Document(
                 f"{source}/{name}", "", source, domain=self.domain or (Path(name).parts[0] if "/" in name else source),
                 language=self.language or "und", metadata={"path": name, "license": self.license},
@@ -141,7 +143,7 @@ class Files:
         document.text = whole_characters(text)
         for name in ("domain", "language"):
             if isinstance(record.get(name), str) and record[name] and not getattr(self, name):
-                setattr(document, name, whole_characters(record[name]))
+                setattr(document, name, whole_characters(record[name]).lower())
         if "id" in record:
             document.metadata["record_id"] = whole_characters(str(record["id"]))
         return document
@@ -165,10 +167,7 @@ def suffix(path: Path) -> str:
 
 def common_folder(files: list[Path]) -> Path:
     """The deepest folder that holds all the files: ids are relative to it, so they do not depend on the machine."""
-    folder = files[0].parent
-    while not all(file.is_relative_to(folder) for file in files):
-        folder = folder.parent
-    return folder
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
@@ -185,8 +184,14 @@ def pieces(text: str, size: int) -> Iterator[str]:
         yield text[start:]
 
 
-def _open(path: Path):
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 def _child(document: Document, ending: str, **metadata: Any) -> Document:

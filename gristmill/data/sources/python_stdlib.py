@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import platform
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from gristmill.data.sources.text import Unreadable, decode
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "ensurepip"}
 _BAD_ON_PURPOSE = ("lib2to3/tests/data", "test/tokenizedata", "test/encoded_modules")
 """Fixtures that are broken Python on purpose; no model should learn from them."""
+_LOCAL = ("_sysconfigdata", "sitecustomize")
+"""Modules that describe the machine that Python was built on or runs on."""
 LICENSE = "PSF-2.0"
 
 
@@ -25,7 +28,7 @@ LICENSE = "PSF-2.0"
 class PythonStdlib:
     """The standard library of the Python that runs this stage: every .py file, and pydoc's topics as plain text."""
 
-    kind: Literal["python_stdlib"]
+    kind: Literal["python_stdlib"] = "python_stdlib"
     name: str = ""
     """How the source is called in ids and reports; the kind, if empty."""
     tests: bool = True
@@ -38,9 +41,10 @@ class PythonStdlib:
         for folder, subfolders, names in os.walk(root):
             relative = Path(folder).relative_to(root).as_posix()
             subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED_FOLDERS)
-            if relative.startswith(_BAD_ON_PURPOSE) or not self.tests and is_test(f"{relative}/x.py"):
+            if relative.startswith(_BAD_ON_PURPOSE) or (not self.tests and is_test(f"{relative}/x.py")):
                 continue
-            found += [Path(folder, name) for name in names if name.endswith(".py")]
+            paths = [Path(folder, name) for name in names if name.endswith(".py") and not name.startswith(_LOCAL)]
+            found += [path for path in paths if path.is_file()]
         if not found:
             raise MachineError("this Python has no standard library sources", where=str(root),
                                fix="use a Python whose library is installed as .py files, not as a zip")
@@ -87,15 +91,17 @@ def domain(name: str) -> str:
 
 
 def group(name: str) -> str:
-    """The package that a file belongs to, a test being of the package that it tests.
+    """The package or module that a file belongs to, a test being of the package that it tests.
 
-    `json/decoder.py`, `test/test_json/test_scan.py` -> `json`. Splits keep a group together, so that no model is
-    examined on a module whose tests it was trained on.
+    `json/decoder.py`, `test/test_json/test_scan.py` -> `json`; `_pydecimal.py`, `test/test_decimal.py` -> `decimal`.
+    Splits keep a group together, so that no model is examined on a package whose other half it was trained on.
     """
-    parts = [part for part in name.removesuffix(".py").split("/") if part != "__init__"]
-    if parts and parts[0] == "test" and len(parts) > 1:
-        return parts[1].removeprefix("test_").lstrip("_") or parts[1]
-    return parts[0].lstrip("_") if parts else name
+    parts = name.removesuffix(".py").split("/")
+    first = parts[1] if parts[0] == "test" and len(parts) > 1 else parts[0]
+    return _TEST.sub("", first) or first
+
+
+_TEST = re.compile(r"^_*(test_?|py(?=decimal|io|datetime|long|abc))?_*|(tester|_tests?)$")
 
 
 def _topics(text: str, source: str, provenance: dict[str, str]) -> Iterator[Document]:

@@ -40,7 +40,7 @@ def decode(data: bytes, *, html: bool = False) -> tuple[str, str]:
         first = error
     from resiliparse.parse.encoding import detect_encoding
 
-    encoding = detect_encoding(data, from_html_meta=html)
+    encoding = detect_encoding(data, from_html_meta=html) or "utf-8"
     try:
         return data.decode(encoding), encoding
     except (UnicodeDecodeError, LookupError):

@@ -15,9 +15,11 @@ window.gristmill = (() => {
   };
 
   const panel = (open) => {
-    const app = document.querySelector(".app");
-    app.classList.toggle("panel-open", open);
-    if (!app.classList.contains("panel-open")) focusComposer();
+    // Kept on the root element: what NiceGUI renders would be reset with its next update.
+    const opens = open ?? root.dataset.panel !== "open";
+    root.dataset.panel = opens ? "open" : "closed";
+    if (opens) byId("panel")?.querySelector("textarea")?.focus();
+    else focusComposer();
   };
 
   let note;
@@ -87,7 +89,7 @@ window.gristmill = (() => {
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     if (document.querySelector(".app.busy")) document.querySelector("button.stop")?.click();
-    else if (document.querySelector(".app.panel-open")) panel(false);
+    else if (root.dataset.panel === "open") panel(false);
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.(".copy-code");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from nicegui import background_tasks, events, ui
 
 from gristmill.core.errors import GristmillError
+from gristmill.data.python_pairs import COMPLETE, EXPLAIN
 from gristmill.serving.access import PAGE
 from gristmill.serving.api import tokenise
 from gristmill.serving.engine_thread import Answer, EngineThread
@@ -25,18 +27,22 @@ from gristmill.serving.studio.icons import FAVICON, icon
 from gristmill.serving.studio.markup import highlight_css
 from gristmill.serving.studio.panel import Panel
 from gristmill.serving.studio.turn_view import TurnView
-from gristmill.serving.studio.widgets import announce, button, tag, text
+from gristmill.serving.studio.widgets import button, tag, text
 
 log = logging.getLogger("gristmill.serving")
 
 PAINT_SECONDS = 0.06
 """Between two repaints of a growing answer: smooth to the eye, cheap on the wire."""
+RETURN_SECONDS = 2.0
+"""How long an answer goes on for a tab that lost its connection."""
 EXAMPLES = (
-    ("Explain a function", "What does this function do?\n\ndef read_text(path, encoding=None):"),
-    ("Write a body", "Write the body of this function.\n\ndef is_empty(self):"),
-    ("Write a method", "Write the body of this function.\n\ndef __init__(self, name, value=None):"),
-    ("Describe from a name", "What does this function do?\n\ndef remove_duplicates(items):"),
+    ("explain", "Explain a function",
+     "def read_text(path):\n    with open(path, encoding=\"utf-8\") as file:\n        return file.read()"),
+    ("complete", "Write a body", 'def is_empty(self):\n    """Return True if the queue is empty."""'),
+    ("complete", "Write a constructor", 'def __init__(self, name, value=None):\n    """Initialize the object."""'),
+    ("explain", "Explain a method", "def close(self):\n    self.file.close()\n    self.file = None"),
 )
+"""What the welcome page offers: kind, title, code. The wording around it is the one that fine-tuning teaches."""
 
 
 def mount(app: FastAPI, engine: EngineThread, settings: Settings) -> None:
@@ -65,6 +71,7 @@ class ChatPage:
         """Draw the page; without a model yet, a waiting note that gives way to it."""
         ui.add_head_html(_head())
         self.client.content.classes("shell")
+        self.client.on_disconnect(self._gone)
         self.client.on_delete(self.stop)
         with self.client.content:
             self.root = tag("div", "app")
@@ -74,6 +81,15 @@ class ChatPage:
             timer = ui.timer(0.3, lambda: self._ready_after(timer))
         else:
             self._ready()
+
+    async def _gone(self) -> None:
+        """The tab was closed, or the line broke: wait a moment for it to come back, then free the engine."""
+        await asyncio.sleep(RETURN_SECONDS)
+        if not self.client.has_socket_connection:
+            self.stop()
+
+    def _announce(self, message: str) -> None:
+        self.client.run_javascript(f"gristmill.announce({json.dumps(message)})")
 
     def _loading(self) -> None:
         with tag("div", "loading", role="status"):
@@ -103,7 +119,7 @@ class ChatPage:
             self.panel = Panel(options, self._most_tokens)
             tag("div", "shade").on("click", js_handler="() => gristmill.panel(false)")
         self._show_welcome()
-        ui.run_javascript("gristmill.start()")
+        self.client.run_javascript("gristmill.start()")
 
     @property
     def _most_tokens(self) -> int:
@@ -146,10 +162,11 @@ class ChatPage:
             text(f"{self.engine.model.name} runs on this server alone. It has {self._size()} and reads "
                  f"{self.engine.context} tokens at a time.", name="p")
             with tag("div", "examples"):
-                for title, prompt in EXAMPLES:
+                for kind, title, code in EXAMPLES:
+                    prompt = {"explain": EXPLAIN, "complete": COMPLETE}[kind][0].replace("{code}", code)
                     with tag("button", "example", type="button").on("click", lambda p=prompt: self.ask(p), args=[]):
                         text(title, "example-title")
-                        text(prompt.split("\n\n")[-1], "example-code")
+                        text(code.split("\n")[0], "example-code")
 
     def _size(self) -> str:
         return f"{_quantity(_parameters(self.engine.model.model))} parameters"
@@ -187,7 +204,7 @@ class ChatPage:
             self._forget_from(self.conversation.turns[0])
         self.conversation.clear()
         self._show_welcome()
-        ui.run_javascript("gristmill.focusComposer()")
+        self.client.run_javascript("gristmill.focusComposer()")
 
     def _forget_from(self, turn: Turn) -> None:
         for gone in self.conversation.turns[self.conversation.turns.index(turn):]:
@@ -210,7 +227,7 @@ class ChatPage:
                 view = self.views[id(turn)] = TurnView(self, turn)
             else:
                 view.show_answer()
-        ui.run_javascript("gristmill.follow()")
+        self.client.run_javascript("gristmill.follow()")
         background_tasks.create(self._write(turn, reply, view), name="answer")
 
     async def _write(self, turn: Turn, reply: Reply, view: TurnView) -> None:
@@ -278,9 +295,9 @@ class ChatPage:
                 seed=reply.seed))
         except (GristmillError, OSError) as error:
             log.error("feedback could not be saved: %s", error)
-            announce("The feedback could not be saved.")
+            self._announce("The feedback could not be saved.")
             return
-        announce("Thank you, saved." if reply.rating else "Taken back.")
+        self._announce("Thank you, saved." if reply.rating else "Taken back.")
         view.show_answer()
 
 

@@ -52,7 +52,7 @@ class TurnView:
                 button("Cancel", on_click=self.show_question, caption="Cancel", classes="plain")
                 button("Send the edited message", on_click=self._edited, caption="Send", classes="primary",
                        js="(e) => emit(e.currentTarget.closest('.editor').querySelector('textarea').value)")
-        ui.run_javascript("setTimeout(() => gristmill.focusEditor(), 50)")
+        self.page.client.run_javascript("setTimeout(() => gristmill.focusEditor(), 50)")
 
     def _edited(self, event: events.GenericEventArguments) -> None:
         question = str(event.args).strip()
@@ -106,9 +106,10 @@ class TurnView:
             return ""
         parts = [f"{reply.tokens} token{'s' if reply.tokens != 1 else ''}"]
         if reply.rate:
-            parts.append(f"{reply.rate:.0f} tokens/s")
+            parts.append(f"{reply.rate:.{0 if reply.rate >= 10 else 1}f} tokens/s")
         if reply.first_token:
-            parts.append(f"first after {reply.first_token * 1000:.0f} ms")
+            wait = reply.first_token
+            parts.append(f"first after {wait:.1f} s" if wait >= 1 else f"first after {wait * 1000:.0f} ms")
         if reply.state == "stopped":
             parts.append("stopped")
         elif reply.finish == "length":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,6 @@ def tag(name: str, classes: str = "", **attributes: str | bool) -> ui.element:
 
 def text(content: str, classes: str = "", name: str = "span") -> ui.html:
     """An element with text in it, never markup."""
-    import html
-
     return ui.html(html.escape(content), sanitize=False, tag=name).classes(classes)
 
 
@@ -43,10 +42,3 @@ def button(
     elif on_click is not None:
         made.on("click", on_click, args=[])
     return made
-
-
-def announce(message: str) -> None:
-    """A short note at the foot of the page, read aloud by screen readers."""
-    import json
-
-    ui.run_javascript(f"gristmill.announce({json.dumps(message)})")

@@ -62,7 +62,7 @@ class Joined(torch.optim.Optimizer):
         return {
             f"{names[parameter]}/{key}": value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
             for part in self.parts
-            for parameter, state in part.state.items()
+            for parameter, state in part.state.items()  # type: ignore[index]
             for key, value in state.items()
         }
 
@@ -107,10 +107,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Joined:
     if config.kind == "muon":
         if groups["matrices"]:
             parts.append(Muon([settings("matrices")], momentum=config.momentum))
-        rest = ("embedding", "head", "vectors")
+        rest: tuple[str, ...] = ("embedding", "head", "vectors")
     else:
         rest = ("matrices", "embedding", "head", "vectors")
     adamw = [settings(name) for name in rest if groups[name]]
     if adamw:
-        parts.append(torch.optim.AdamW(adamw, betas=tuple(config.betas), eps=config.epsilon, fused=True))
+        parts.append(torch.optim.AdamW(adamw, betas=(config.betas[0], config.betas[1]), eps=config.epsilon, fused=True))
     return Joined(parts)

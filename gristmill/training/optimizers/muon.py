@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Approximate U Vᵀ of each matrix, by Newton-Schulz in bf16.
 
-    matrices (count, rows, columns) -> the same shape. Products only, no decomposition; a batch of equal shapes is one call.
+    matrices (count, rows, columns) -> the same shape. Products only, no decomposition; equal shapes are one call.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16()
@@ -53,8 +53,10 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[parameter]
                     if not state:
                         state["momentum"] = torch.zeros_like(parameter)
-                    state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                    gradient = parameter.grad
+                    assert gradient is not None
+                    state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(state["momentum"], group["momentum"]))
                 directions = orthogonalise(torch.stack(updates), group["steps"])
                 size = 0.2 * max(shape) ** 0.5
                 for parameter, direction in zip(parameters, directions, strict=True):

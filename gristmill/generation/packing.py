@@ -1,0 +1,135 @@
+"""The decoder as generation runs it: joined projections, weights laid out once for the matrix kernels.
+
+A Decoder joins and reorders its weights in every call, which training wants (they change) and generation, with a
+handful of rows a call, pays for dearly. The packed form does the same arithmetic on copies made once. On CPUs the
+copies go through oneDNN, whose results for a row do not depend on how many other rows are in the batch
+(docs/decisions.md, "batch-invariant decoding"); that is what makes served text equal to offline text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gristmill.models.decoder import Cache, Decoder
+from gristmill.models.layers.rotary import rotate
+
+SHARE_OF_MEMORY = 0.5
+"""Packed copies are made when they take less than this share of the free memory."""
+
+
+class PackedLinear:
+    """x @ [w1; w2; ...]ᵀ + [b1; b2; ...] with the weights joined, and reordered for oneDNN where that is possible."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], dtype: torch.dtype) -> None:
+        """weights (out, in) and biases (out,) or None, joined along out; products are computed in `dtype`."""
+        joined = torch.cat(list(weights)).to(dtype) if len(weights) > 1 else weights[0].detach().to(dtype)
+        given = [bias for bias in biases if bias is not None]
+        self.dtype, self.bias = dtype, torch.cat(given).to(dtype) if given else None
+        self.reordered = has_onednn(joined)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(joined, None) if self.reordered else joined
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)."""
+        x = x.to(self.dtype)
+        if not self.reordered:
+            return F.linear(x, self.weight, self.bias)
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) == 1:  # a single row would take another kernel, with other rounding
+            rows = rows.expand(2, -1).contiguous()
+            out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")[:1]
+        else:
+            out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        return out.view(*x.shape[:-1], -1)
+
+
+def has_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN takes this weight in a layout of its own."""
+    return (
+        weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (weight.dtype == torch.float32
+             or weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    )
+
+
+class PackedBlock:
+    """One block's products, and the block itself for its norms."""
+
+    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+        attention, mlp = block.attention, block.mlp
+        inputs = (attention.query, attention.key, attention.value)
+        self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
+        self.inputs = PackedLinear([m.weight for m in inputs], [m.bias for m in inputs], dtype)
+        self.output = PackedLinear([attention.output.weight], [attention.output.bias], dtype)
+        self.wide = PackedLinear([mlp.gate.weight, mlp.up.weight], [mlp.gate.bias, mlp.up.bias], dtype)
+        self.down = PackedLinear([mlp.down.weight], [mlp.down.bias], dtype)
+
+
+class PackedDecoder:
+    """Same results as the Decoder it is made from, up to rounding; does not follow later changes of its weights."""
+
+    def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
+        """dtype: of the products; sums along the residual stream keep the dtype of the embedding."""
+        self.model, self.config, self.dtype = model, model.config, dtype
+        self.blocks = [PackedBlock(block, dtype) for block in model.blocks]
+        self.head = PackedLinear([model.head_weight], [], dtype)
+        self.invariant = self.head.reordered
+        """Whether a row's result is the same in every batch, bit for bit."""
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Cache) -> Tensor:
+        """States after the last norm (batch, time, dim); input_ids and position_ids (batch, time)."""
+        heads, kv_heads, size = self.config.heads, self.config.kv_heads, self.config.head_dim
+        x = F.embedding(input_ids, self.model.embedding.weight)
+        cos, sin = (table.to(self.dtype) for table in self.model.rotary(position_ids))
+        for layer, block in enumerate(self.blocks):
+            joined = block.inputs(block.attention_norm(x)).unflatten(-1, (-1, size)).transpose(1, 2)
+            turned = rotate(joined[:, : heads + kv_heads], cos, sin)
+            mixed = cache.attend(layer, turned[:, :heads], turned[:, heads:], joined[:, heads + kv_heads :])
+            x = x + block.output(mixed.transpose(1, 2).flatten(2))
+            gate, up = block.wide(block.mlp_norm(x)).chunk(2, dim=-1)
+            x = x + block.down(F.silu(gate) * up)
+        return self.model.norm(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """states (..., dim) -> (..., vocab), fp32."""
+        return self.head(states).float()
+
+
+class PlainDecoder:
+    """The model itself behind the same three names: for other bodies, accelerators, and weights too large to copy."""
+
+    invariant = False
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.model, self.config, self.dtype = model, model.config, dtype
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Cache) -> Tensor:
+        with self._precision():
+            return self.model.hidden(input_ids, position_ids=position_ids, cache=cache)
+
+    def logits(self, states: Tensor) -> Tensor:
+        with self._precision():
+            return F.linear(states, self.model.head_weight).float()
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        weight = self.model.head_weight
+        return contextlib.nullcontext() if weight.dtype == self.dtype else torch.autocast(weight.device.type, self.dtype)
+
+
+@torch.no_grad()
+def prepare(model: nn.Module, dtype: torch.dtype) -> PackedDecoder | PlainDecoder:
+    """The form in which `model` generates fastest here, with products in `dtype`."""
+    if type(model) is not Decoder or model.head_weight.device.type != "cpu":
+        return PlainDecoder(model, dtype)
+    needed = sum(parameter.nbytes for parameter in model.parameters())
+    free = needed * 10
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (PackedDecoder if needed < SHARE_OF_MEMORY * free else PlainDecoder)(model, dtype)

@@ -1,0 +1,153 @@
+"""Llama and what shares its shape (arXiv:2302.13971): SmolLM2, TinyLlama, Llama 2 and 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gristmill.core.errors import UserError
+from gristmill.models.config import DecoderConfig
+from gristmill.models.families.family import Family, WeightName
+
+LLAMA3_SCALING = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 8192}
+
+PRESETS = {
+    "tiny": DecoderConfig(vocab_size=512, dim=64, layers=4, heads=4, kv_heads=2, head_dim=16, mlp_dim=192, context=256,
+                          tied_head=True),
+    "smollm2-135m": DecoderConfig(vocab_size=49_152, dim=576, layers=30, heads=9, kv_heads=3, head_dim=64,
+                                  mlp_dim=1536, context=8192, rope_theta=100_000.0, tied_head=True),
+    "smollm2-360m": DecoderConfig(vocab_size=49_152, dim=960, layers=32, heads=15, kv_heads=5, head_dim=64,
+                                  mlp_dim=2560, context=8192, rope_theta=100_000.0, tied_head=True),
+    "smollm2-1.7b": DecoderConfig(vocab_size=49_152, dim=2048, layers=24, heads=32, kv_heads=32, head_dim=64,
+                                  mlp_dim=8192, context=8192, rope_theta=130_000.0, tied_head=True),
+    "tinyllama-1.1b": DecoderConfig(vocab_size=32_000, dim=2048, layers=22, heads=32, kv_heads=4, head_dim=64,
+                                    mlp_dim=5632, context=2048),
+    "llama-2-7b": DecoderConfig(vocab_size=32_000, dim=4096, layers=32, heads=32, kv_heads=32, head_dim=128,
+                                mlp_dim=11_008, context=4096),
+    "llama-3-8b": DecoderConfig(vocab_size=128_256, dim=4096, layers=32, heads=32, kv_heads=8, head_dim=128,
+                                mlp_dim=14_336, context=8192, rope_theta=500_000.0),
+    "llama-3.2-1b": DecoderConfig(vocab_size=128_256, dim=2048, layers=16, heads=32, kv_heads=8, head_dim=64,
+                                  mlp_dim=8192, context=131_072, rope_theta=500_000.0, rope_scaling=LLAMA3_SCALING,
+                                  tied_head=True),
+}
+
+ROPE_FIELDS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""Kinds of rope scaling that we compute -> the numbers each needs."""
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "partial_rotary_factor": (None, 1, 1.0),
+    "quantization_config": (None,),
+    "sliding_window": (None,),
+    "num_local_experts": (None, 0, 1),
+    "qk_norm": (None, False),
+    "use_qk_norm": (None, False),
+    "logits_scaling": (None, 1, 1.0),
+}
+"""Options that would change the computation -> the values with which they do not."""
+
+
+def config_from_public(public: Mapping[str, Any]) -> DecoderConfig:
+    """Content of config.json -> our config; UserError where it asks for what we cannot compute."""
+    def wrong(what: str, fix: str) -> UserError:
+        return UserError(what, where="config.json", fix=fix)
+
+    def number(name: str, default: Any = None) -> Any:
+        value = public.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong(f"{name} is {value!r}", "every size in config.json must be a number")
+        return value
+
+    if public.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise wrong(f"hidden_act {public['hidden_act']!r} is not supported", "supported: silu")
+    for name, harmless in REFUSED.items():
+        if public.get(name) not in harmless:
+            raise wrong(f"{name} = {public[name]!r} is not supported", f"supported: {harmless[0]!r} or leaving it out")
+    heads, dim = number("num_attention_heads"), number("hidden_size")
+    theta, scaling = _rope(public)
+    try:
+        return DecoderConfig(
+            vocab_size=number("vocab_size"), dim=dim, layers=number("num_hidden_layers"), heads=heads,
+            kv_heads=number("num_key_value_heads", heads), head_dim=number("head_dim", dim // max(heads, 1)),
+            mlp_dim=number("intermediate_size"), context=number("max_position_embeddings", 2048),
+            rope_theta=theta, rope_scaling=scaling, norm_eps=number("rms_norm_eps", 1e-6),
+            tied_head=bool(public.get("tie_word_embeddings", False)),
+            attention_bias=bool(public.get("attention_bias", False)), mlp_bias=bool(public.get("mlp_bias", False)),
+        )
+    except ValueError as error:
+        raise wrong(str(error), "correct config.json") from error
+
+
+def _rope(public: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """(theta, scaling) from the older (`rope_theta`, `rope_scaling`) or the newer form (`rope_parameters`)."""
+    newer = dict(public.get("rope_parameters") or {})
+    stated = public.get("rope_theta")
+    theta = float(newer.pop("rope_theta", 10_000.0 if stated is None else stated))
+    scaling = newer or dict(public.get("rope_scaling") or {})
+    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling.pop("type", None)
+    if kind == "default":
+        return theta, None
+    if kind not in ROPE_FIELDS:
+        raise UserError(f"rope scaling of the kind {kind!r} is not supported", where="config.json",
+                        fix=f"supported: default, {', '.join(ROPE_FIELDS)}")
+    missing = [name for name in ROPE_FIELDS[kind] if not isinstance(scaling.get(name), (int, float))]
+    if missing:
+        raise UserError(f"rope scaling {kind} lacks {', '.join(missing)}", where="config.json")
+    return theta, {"rope_type": kind, **{name: scaling[name] for name in ROPE_FIELDS[kind]}}
+
+
+def config_to_public(config: DecoderConfig) -> dict[str, Any]:
+    """Our config as the content of config.json; the exact inverse of `config_from_public`."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": config.rope_scaling,
+        "tie_word_embeddings": config.tied_head,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+    }
+
+
+BLOCK = "blocks.{layer}."
+PUBLIC_BLOCK = "model.layers.{layer}."
+ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+MLP = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+
+LLAMA = Family(
+    name="llama",
+    architectures=("LlamaForCausalLM",),
+    presets=PRESETS,
+    config_from_public=config_from_public,
+    config_to_public=config_to_public,
+    weights=(
+        WeightName("embedding.weight", "model.embed_tokens.weight"),
+        WeightName(BLOCK + "attention_norm.weight", PUBLIC_BLOCK + "input_layernorm.weight"),
+        *(WeightName(f"{BLOCK}attention.{a}.weight", f"{PUBLIC_BLOCK}self_attn.{b}.weight")
+          for a, b in ATTENTION.items()),
+        *(WeightName(f"{BLOCK}attention.{a}.bias", f"{PUBLIC_BLOCK}self_attn.{b}.bias", lambda c: c.attention_bias)
+          for a, b in ATTENTION.items()),
+        WeightName(BLOCK + "mlp_norm.weight", PUBLIC_BLOCK + "post_attention_layernorm.weight"),
+        *(WeightName(f"{BLOCK}mlp.{a}.weight", f"{PUBLIC_BLOCK}mlp.{b}.weight") for a, b in MLP.items()),
+        *(WeightName(f"{BLOCK}mlp.{a}.bias", f"{PUBLIC_BLOCK}mlp.{b}.bias", lambda c: c.mlp_bias)
+          for a, b in MLP.items()),
+        WeightName("norm.weight", "model.norm.weight"),
+        WeightName("head.weight", "lm_head.weight", lambda c: not c.tied_head),
+    ),
+    ignored=("rotary_emb.inv_freq",),
+)

@@ -1,0 +1,107 @@
+"""Proof that two readings of the same weights compute the same: states of every block, and logits."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gristmill.core.errors import InternalError
+from gristmill.core.seeds import derive_seed
+from gristmill.models import reference
+from gristmill.models.decoder import Decoder
+
+TOLERANCE = 1e-4
+"""Largest allowed difference in fp32, relative to the largest magnitude."""
+TOKENS = 48
+
+Trace = tuple[list[Tensor], Tensor]
+"""States (tokens, dim) after every block; logits (tokens, vocab)."""
+
+
+def proof_ids(vocab_size: int, count: int = TOKENS) -> list[int]:
+    """Token ids spread over the whole vocabulary, always the same ones."""
+    return [derive_seed("proof", i) % vocab_size for i in range(count)]
+
+
+@torch.no_grad()
+def trace(model: Decoder, ids: list[int]) -> Trace:
+    """What our decoder computes, block by block."""
+    states: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda module, given, out: states.append(out[0].float().cpu()))
+             for block in model.blocks]
+    try:
+        logits = model(torch.tensor([ids], device=model.head_weight.device))[0].float().cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return states, logits
+
+
+@torch.no_grad()
+def trace_reference(source: Path, ids: list[int]) -> Trace:
+    """What the slow reader computes from a folder or file."""
+    return reference.run(reference.read(source), ids)
+
+
+@torch.no_grad()
+def trace_transformers(folder: Path, ids: list[int]) -> Trace:
+    """What transformers computes from a public folder."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager").eval()
+    states: list[Tensor] = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(
+            lambda module, given, out: states.append((out[0] if isinstance(out, tuple) else out).reshape(len(ids), -1)))
+    logits = model(torch.tensor([ids])).logits[0]
+    return states, logits
+
+
+def compare(ours: Trace, theirs: Trace) -> dict[str, Any]:
+    """Largest difference of every block's states and of the logits, each relative to its largest magnitude."""
+    states = [_difference(a, b) for a, b in zip(ours[0], theirs[0], strict=True)]
+    logits = _difference(ours[1], theirs[1])
+    greedy = bool((ours[1].argmax(-1) == theirs[1].argmax(-1)).all())
+    return {"blocks": states, "logits": logits, "largest": max([*states, logits]), "same_greedy_tokens": greedy}
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape or not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+        return math.inf
+    return round(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)), 12)
+
+
+def prove(model: Decoder, witnesses: dict[str, Callable[[list[int]], Trace]], where: str) -> dict[str, Any]:
+    """Compare `model` with every witness; InternalError if one differs by more than the tolerance.
+
+    The result is JSON-ready: {"tokens", "tolerance", "witnesses": {name: {"blocks", "logits", "largest", ...}}}.
+    """
+    ids = proof_ids(model.config.vocab_size, min(TOKENS, model.config.context))
+    ours = trace(model, ids)
+    found: dict[str, Any] = {}
+    for name, witness in witnesses.items():
+        result = compare(ours, witness(ids))
+        if not result["largest"] <= TOLERANCE:
+            block = next((i for i, d in enumerate(result["blocks"]) if not d <= TOLERANCE), None)
+            place = "the logits" if block is None else f"block {block}"
+            size = result["logits"] if block is None else result["blocks"][block]
+            raise InternalError(
+                f"the model does not compute the same as {name}: first difference at {place}, {size:.2g} relative, "
+                f"{TOLERANCE:g} allowed", where=where,
+                fix="the files were changed or damaged since they were written, or our mapping is wrong; "
+                    "write them anew, and report it if it stays")
+        found[name] = result
+    return {"tokens": len(ids), "tolerance": TOLERANCE, "witnesses": found}
+
+
+def has_transformers() -> bool:
+    """Whether transformers is there to be a second witness."""
+    return importlib.util.find_spec("transformers") is not None

@@ -1,0 +1,229 @@
+"""A second, slow reading of Llama weights: the witness in every proof of an import or export.
+
+Written from the papers (Touvron et al. 2023, arXiv:2302.13971; Su et al. 2021, arXiv:2104.09864; Ainslie et al. 2023,
+arXiv:2305.13245) and the descriptions of the file formats. It shares no code with the rest of this room, on purpose:
+a mistake in one of the two readings shows as a difference. One head and one sequence at a time, fp32 throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model as the slow reader sees it: numbers, and a function from a role to its tensor."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    angles: torch.Tensor
+    """Angle that each pair of channels turns per position, (head_dim / 2,)."""
+    neighbours: bool
+    """Whether channels 2i and 2i+1 form a pair (else i and i + head_dim/2)."""
+    weight: Callable[[str, int], torch.Tensor | None]
+    """(role, layer) -> tensor in fp32; roles: embed, norm1, q, k, v, o, norm2, gate, up, down, final, head, and the
+    projections with _bias."""
+
+
+def run(reading: Reading, ids: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Hidden states (tokens, dim) after every block, and the logits (tokens, vocab)."""
+    w = reading.weight
+    x = w("embed", -1)[torch.tensor(ids)]
+    states = []
+    for layer in range(reading.layers):
+        a = normed(x, w("norm1", layer), reading.eps)
+        x = x + attend(reading, layer, a)
+        b = normed(x, w("norm2", layer), reading.eps)
+        gate = project(reading, "gate", layer, b)
+        x = x + project(reading, "down", layer, gate / (1 + torch.exp(-gate)) * project(reading, "up", layer, b))
+        states.append(x)
+    head = w("head", -1)
+    final = normed(x, w("final", -1), reading.eps)
+    return states, final @ (w("embed", -1) if head is None else head).T
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / sqrt(mean(x²) + eps) * weight."""
+    return x / torch.sqrt((x * x).mean(dim=1, keepdim=True) + eps) * weight
+
+
+def project(reading: Reading, role: str, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """x Wᵀ, plus the bias if there is one."""
+    out = x @ reading.weight(role, layer).T
+    bias = reading.weight(role + "_bias", layer)
+    return out if bias is None else out + bias
+
+
+def attend(reading: Reading, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """Causal attention, one head after the other."""
+    time, size = x.shape[0], reading.head_dim
+    q, k, v = (project(reading, role, layer, x) for role in "qkv")
+    outputs = []
+    for head in range(reading.heads):
+        shared = head * reading.kv_heads // reading.heads
+        query = turned(reading, q[:, head * size : (head + 1) * size])
+        key = turned(reading, k[:, shared * size : (shared + 1) * size])
+        value = v[:, shared * size : (shared + 1) * size]
+        scores = query @ key.T / math.sqrt(size)
+        future = torch.ones(time, time).triu(1).bool()
+        scores[future] = -math.inf
+        weights = torch.exp(scores - scores.max(dim=1, keepdim=True).values)
+        outputs.append(weights / weights.sum(dim=1, keepdim=True) @ value)
+    return project(reading, "o", layer, torch.cat(outputs, dim=1))
+
+
+def turned(reading: Reading, x: torch.Tensor) -> torch.Tensor:
+    """Each pair of channels of x (tokens, head_dim) turned by position times its angle."""
+    half = reading.head_dim // 2
+    angle = torch.arange(len(x), dtype=torch.float32).outer(reading.angles)
+    first, second = (x[:, 0::2], x[:, 1::2]) if reading.neighbours else (x[:, :half], x[:, half:])
+    a = first * torch.cos(angle) - second * torch.sin(angle)
+    b = first * torch.sin(angle) + second * torch.cos(angle)
+    return torch.stack((a, b), dim=2).flatten(1) if reading.neighbours else torch.cat((a, b), dim=1)
+
+
+def rotary_angles(head_dim: int, theta: float, scaling: dict | None) -> torch.Tensor:
+    """theta^(-2i/head_dim), stretched as the config says."""
+    angles = torch.tensor([theta ** (-2 * i / head_dim) for i in range(head_dim // 2)], dtype=torch.float64)
+    kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+    if kind == "linear":
+        angles = angles / scaling["factor"]
+    elif kind == "llama3":
+        old = scaling["original_max_position_embeddings"]
+        longest, shortest = old / scaling["low_freq_factor"], old / scaling["high_freq_factor"]
+        for i, angle in enumerate(angles.tolist()):
+            wave = 2 * math.pi / angle
+            if wave > longest:
+                angles[i] = angle / scaling["factor"]
+            elif wave > shortest:
+                share = (old / wave - scaling["low_freq_factor"]) / (
+                    scaling["high_freq_factor"] - scaling["low_freq_factor"])
+                angles[i] = (1 - share) * angle / scaling["factor"] + share * angle
+    elif kind != "default":
+        raise ValueError(f"rope_type {kind!r}")
+    return angles.float()
+
+
+# Three file formats.
+
+PUBLIC = {
+    "embed": "model.embed_tokens", "final": "model.norm", "head": "lm_head",
+    "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "q": "self_attn.q_proj", "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+def safetensors_file(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, read by its description: length, JSON header, bytes."""
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            flat = torch.frombuffer(bytearray(data[begin:end]), dtype=kinds[entry["dtype"]])
+            tensors[name] = flat.reshape(entry["shape"])
+    return tensors
+
+
+def read_folder(folder: Path) -> Reading:
+    """A public folder: config.json and *.safetensors."""
+    c = json.loads((folder / "config.json").read_text())
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors.update(safetensors_file(path))
+    heads = c["num_attention_heads"]
+    rope = c.get("rope_parameters") or {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 10000.0)}
+    size = c.get("head_dim") or c["hidden_size"] // heads
+    tied = c.get("tie_word_embeddings", False)
+
+    def weight(role: str, layer: int) -> torch.Tensor | None:
+        if role == "head" and tied:
+            return None
+        stem, ending = (role[:-5], "bias") if role.endswith("_bias") else (role, "weight")
+        prefix = f"model.layers.{layer}." if layer >= 0 else ""
+        found = tensors.get(f"{prefix}{PUBLIC[stem]}.{ending}")
+        return None if found is None else found.float()
+
+    return Reading(c["num_hidden_layers"], heads, c.get("num_key_value_heads") or heads, size, c["rms_norm_eps"],
+                   rotary_angles(size, rope.get("rope_theta", 10000.0), rope), False, weight)
+
+
+GGUF = {"embed": "token_embd", "final": "output_norm", "head": "output", "norm1": "attn_norm", "norm2": "ffn_norm",
+        "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
+        "down": "ffn_down"}
+
+
+def read_gguf_file(path: Path) -> Reading:
+    """A GGUF file, its query and key rows left in the order in which llama.cpp uses them."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    reader = GGUFReader(str(path))
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def number(key: str, default: float | None = None) -> float:
+        field = reader.get_field(f"llama.{key}")
+        return default if field is None else field.contents()
+
+    def weight(role: str, layer: int) -> torch.Tensor | None:
+        stem, ending = (role[:-5], "bias") if role.endswith("_bias") else (role, "weight")
+        prefix = f"blk.{layer}." if layer >= 0 else ""
+        tensor = tensors.get(f"{prefix}{GGUF[stem]}.{ending}")
+        if tensor is None:
+            return None
+        shape = [int(n) for n in tensor.shape][::-1]
+        return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape))
+
+    heads = int(number("attention.head_count"))
+    size = int(number("rope.dimension_count", number("embedding_length") / heads))
+    angles = rotary_angles(size, number("rope.freq_base", 10000.0), None) / number("rope.scaling.factor", 1.0)
+    if "rope_freqs.weight" in tensors:
+        angles = angles / torch.from_numpy(np.array(tensors["rope_freqs.weight"].data, dtype=np.float32))
+    return Reading(int(number("block_count")), heads, int(number("attention.head_count_kv", heads)), size,
+                   number("attention.layer_norm_rms_epsilon"), angles, True, weight)
+
+
+def read_llama2c_file(path: Path) -> Reading:
+    """A llama2.c checkpoint of version 0, walked from front to back as run.c does."""
+    dim, hidden, layers, heads, kv_heads, vocab, context = np.fromfile(path, "<i4", 7).tolist()
+    flat = torch.from_numpy(np.fromfile(path, "<f4")[7:].astype(np.float32))
+    size = dim // heads
+    kv = kv_heads * size
+    sizes = [("embed", (abs(vocab), dim)), ("norm1", (layers, dim)), ("q", (layers, dim, dim)), ("k", (layers, kv, dim)),
+             ("v", (layers, kv, dim)), ("o", (layers, dim, dim)), ("norm2", (layers, dim)),
+             ("gate", (layers, hidden, dim)), ("down", (layers, dim, hidden)), ("up", (layers, hidden, dim)),
+             ("final", (dim,)), ("tables", (2, context, size // 2))]
+    if vocab < 0:
+        sizes.append(("head", (-vocab, dim)))
+    tensors, at = {}, 0
+    for role, shape in sizes:
+        tensors[role] = flat[at : at + math.prod(shape)].reshape(shape)
+        at += math.prod(shape)
+
+    def weight(role: str, layer: int) -> torch.Tensor | None:
+        found = tensors.get(role)
+        return found if found is None or layer < 0 else found[layer]
+
+    return Reading(layers, heads, kv_heads, size, 1e-5, rotary_angles(size, 10000.0, None), True, weight)
+
+
+def read(source: Path) -> Reading:
+    """The slow reading of a public folder, a `.gguf` or a llama2.c `.bin` file."""
+    if source.is_dir():
+        return read_folder(source)
+    return read_gguf_file(source) if source.suffix == ".gguf" else read_llama2c_file(source)

@@ -1,0 +1,47 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gristmill.core.errors import UserError
+from gristmill.data.split import Split, assign, units
+
+NAMES = [f"cluster doc{i}" for i in range(2000)]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**62), st.integers(50, 150))
+def test_adding_documents_moves_no_other(seed: int, count: int) -> None:
+    split = Split(valid=0.2, test=0.2)
+    before, after = assign(NAMES[:count], seed, split), assign(NAMES[: count * 2], seed, split)
+    assert all(after[name] == before[name] for name in before)
+
+
+def test_shares_are_kept_on_average_and_seeds_matter() -> None:
+    chosen = assign(NAMES, 1, Split(valid=0.1, test=0.05))
+    counts = {split: list(chosen.values()).count(split) / 2000 for split in ("train", "valid", "test")}
+    assert counts == pytest.approx({"train": 0.85, "valid": 0.1, "test": 0.05}, abs=0.02)
+    assert assign(NAMES, 2, Split()) != assign(NAMES, 1, Split())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**62))
+def test_a_small_corpus_gets_every_split(seed: int) -> None:
+    assert sorted(assign(["a", "b", "c"], seed, Split()).values()) == ["test", "train", "valid"]
+
+
+def test_too_few_documents_is_refused() -> None:
+    with pytest.raises(UserError, match=r"(?s)1 independent document.*piece_kb"):
+        assign(["a"], 1, Split(valid=0.1, test=0))
+    assert assign(["a"], 1, Split(valid=0, test=0)) == {"a": "train"}
+
+
+def test_units_join_clusters_and_groups() -> None:
+    clusters = ["a", "a", "b", "c", "d"]
+    groups = ["", "json", "json", "", "xml"]
+    assert units(clusters, groups) == ["group json", "group json", "group json", "cluster c", "group xml"]
+
+
+@pytest.mark.parametrize("bad", [{"valid": 0.6}, {"test": -0.1}, {"valid": 0.5, "test": 0.5}])
+def test_impossible_shares_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"valid|test"):
+        Split(**bad)

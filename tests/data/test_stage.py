@@ -1,0 +1,270 @@
+import errno
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from gristmill.core.errors import InternalError, MachineError, UserError
+from gristmill.core.hashing import digest_folder
+from gristmill.core.stage import Runtime, StageContext
+from gristmill.data import annotate, collect, stage, workers, write
+from gristmill.data.decide import Filter
+from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, iterate_documents, read_documents
+from gristmill.data.sources import Files, PythonStdlib
+from gristmill.data.split import Split
+from gristmill.data.stage import Data, Dedup
+
+WORDS = ["the", "of", "and", "to", "with", "that", "have", "be", "garden", "river", "stone", "light", "quiet"]
+
+
+def text(seed: int, words: int = 120) -> str:
+    chosen = random.Random(seed)
+    vocabulary = WORDS + ["".join(chosen.choices("abcdefghijklmnop", k=6)) for _ in range(100)]
+    return "".join(chosen.choice(vocabulary) + ("\n" if i % 12 == 11 else " ") for i in range(words))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """40 different documents, two exact and two near copies, some rejects."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for seed in range(40):
+        (folder / f"{seed:02d}.txt").write_text(text(seed))
+    (folder / "copy_a.txt").write_text(text(3).replace("\n", "  \n\n"))
+    (folder / "copy_b.txt").write_text(text(4))
+    (folder / "near_a.txt").write_text("beginning " + text(5))
+    (folder / "near_b.txt").write_text(text(6) + " ending")
+    (folder / "short.txt").write_text("too short")
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(b"\x00\x01")
+    (folder / "lines.jsonl").write_text("\n".join([json.dumps({"text": text(99)}), "{broken"]))
+    return folder
+
+
+def run(folder: Path, data: Data, worker_count: int = 1, seed: int = 1) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    context = StageContext(name="t/corpus@1", seed=seed, work=folder, cache=folder / "cache",
+                           runtime=Runtime(workers=worker_count))
+    return dict(data.run(context))
+
+
+def data(path: Path, **options: Any) -> Data:
+    return Data(sources=[Files(path=str(path))], languages="none", **{"split": Split(valid=0.1, test=0.1), **options})
+
+
+def test_the_payload(texts: Path, tmp_path: Path) -> None:
+    metrics = run(tmp_path / "out", data(texts))
+    documents = [d for s in ("train", "valid", "test") for d in iterate_documents(tmp_path / "out", s)]
+    rejects = pq.read_table(tmp_path / "out/rejects/rejects-00000.parquet")
+    assert rejects.schema.names == REJECTS_SCHEMA.names
+    reasons = {row["id"]: (row["reason"], row["detail"]) for row in rejects.to_pylist()}
+    assert reasons["files/binary.txt"][0] == "unreadable_bytes"
+    assert reasons["files/short.txt"] == ("min_words", "length_v1.words is 2, below 50")
+    assert reasons["files/empty.txt"][0] == "min_characters"
+    assert reasons["files/lines.jsonl#2"][0] == "broken_record"
+    assert [i for i, r in reasons.items() if r[0] == "exact_duplicate"] == ["files/03.txt", "files/copy_b.txt"]
+    near = {i: r[1] for i, r in reasons.items() if r[0] == "near_duplicate"}
+    assert sorted(near) == ["files/05.txt", "files/06.txt"]
+    assert near["files/05.txt"].endswith("with files/near_a.txt")
+    assert len(documents) == metrics["documents"] == 41
+    assert len(reasons) == metrics["rejected"] == 8
+    for split in ("train", "valid", "test"):
+        batches = list(read_documents(tmp_path / "out", split))
+        assert batches[0].schema == SCHEMA
+        ids = [i for batch in batches for i in batch["id"].to_pylist()]
+        assert ids == sorted(ids)
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    counts = [phase["documents"] for phase in funnel["phases"]]
+    assert counts == [47, 45, 43, 41]
+    for before, after in zip(funnel["phases"], funnel["phases"][1:], strict=False):
+        gone = sum(reason["documents"] for reason in after["dropped"].values())
+        assert before["documents"] - gone == after["documents"]
+    assert funnel["leakage"]["near_duplicates_across_splits"] == 0
+    card = json.loads((tmp_path / "out/card.json").read_text())
+    assert card["sources"][0]["licenses"] == {"unknown": 41}
+    examples = json.loads((tmp_path / "out/examples.json").read_text())
+    assert set(examples["rejected"]) == {r[0] for r in reasons.values()}
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at once: nobody catches it."""
+
+
+@pytest.mark.parametrize(("target", "after"), [
+    ("collect.write_shard", 0), ("collect.write_shard", 2), ("collect.write_json", 0), ("annotate.write_shard", 0),
+    ("annotate.write_shard", 2), ("write.write_shard", 1), ("write.write_json", 0), ("write.write_json", 2),
+    ("stage.write_json", 0), ("stage.write_json", 1),
+])
+def test_killed_anywhere_and_run_again(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, after: int
+) -> None:
+    monkeypatch.setattr(collect, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(write, "SHARD_BYTES", 4000)
+    run(tmp_path / "whole", data(texts))
+    module = {"collect": collect, "annotate": annotate, "write": write, "stage": stage}[target.split(".")[0]]
+    name, calls = target.split(".")[1], 0
+    original = getattr(module, name)
+
+    def killed(path: Path, *rest: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Killed
+        original(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "again", data(texts))
+    run(tmp_path / "again", data(texts))
+    assert digest_folder(tmp_path / "again") == digest_folder(tmp_path / "whole")
+
+
+def test_work_begun_with_another_config_is_not_continued(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", data(texts, dedup=Dedup(near=None)))
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(tmp_path / "again", data(texts))
+    run(tmp_path / "again", data(texts, dedup=Dedup(near=None)))
+    assert digest_folder(tmp_path / "again") == digest_folder(tmp_path / "whole")
+
+
+def test_any_number_of_workers(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "SHARD_BYTES", 4000)
+    first = run(tmp_path / "one", data(texts), 1)
+    assert run(tmp_path / "three", data(texts), 3) == first
+    assert digest_folder(tmp_path / "three") == digest_folder(tmp_path / "one")
+
+
+def test_errors_of_workers_arrive() -> None:
+    tasks = [{"source": f"/nowhere/{i}", "target": "x", "options": {"normalise": {}}} for i in range(2)]
+    with pytest.raises(InternalError, match="FileNotFoundError"):
+        workers.run_tasks(annotate.JOB, tasks, 2, lambda *_: None)
+    with pytest.raises(MachineError, match="worker process died"):
+        workers.run_tasks("os:abort", [{}, {}], 2, lambda *_: None)
+
+
+def test_a_sample_is_a_part_of_the_whole_and_limits_hold(texts: Path, tmp_path: Path) -> None:
+    run(tmp_path / "all", data(texts))
+    half = run(tmp_path / "half", data(texts, sample=0.5))
+    everything = {d["id"] for s in ("train", "valid", "test") for d in iterate_documents(tmp_path / "all", s)}
+    some = {d["id"] for s in ("train", "valid", "test") for d in iterate_documents(tmp_path / "half", s)}
+    assert 10 < half["documents"] < 35
+    assert len(some - everything) <= 2  # whose longer duplicate was not sampled
+    limited = run(tmp_path / "limited", data(texts, limit_mb=0.01))
+    assert 3_000 < limited["bytes"] <= 10_000
+
+
+def test_fingerprint_follows_the_contents(texts: Path) -> None:
+    before = data(texts).fingerprint()
+    assert data(texts).fingerprint() == before
+    (texts / "00.txt").write_text(text(1000))
+    assert data(texts).fingerprint() != before
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"sources": []}, "name at least one source"),
+    ({"sources": [{"kind": "pyton_stdlib"}]}, "'python_stdlib', 'files'"),
+    ({"sources": [{"kind": "files", "path": "x", "colum": "y"}]}, "colum"),
+    ({"sources": [{"kind": "python_stdlib"}], "dedup": {"near": 8}}, "near: must be between"),
+    ({"sources": [{"kind": "python_stdlib"}], "limit_mb": 0}, "limit_mb: must be above 0"),
+    ({"sources": [{"kind": "python_stdlib"}], "filter": {"preset": "goffer"}}, "preset"),
+])
+def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Data).validate_python(config)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"filter": Filter(rules={"min_words": 9999})}, r"(?s)rejects every document: min_words took 4\d.*min_words: null"),
+    ({"sample": 1e-9}, r"(?s)sample holds not one document.*raise `sample`"),
+])
+def test_nothing_left_says_why(texts: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "out", data(texts, **options))
+
+
+def test_nothing_readable_says_why(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"body": 1}\n{"body": 2}\n')
+    with pytest.raises(UserError, match=r"(?s)2 x no_text.*column"):
+        run(tmp_path / "out", data(tmp_path / "x.jsonl"))
+    (tmp_path / "x.jsonl").write_text("")
+    with pytest.raises(UserError, match="sources hold no documents"):
+        run(tmp_path / "out", data(tmp_path / "x.jsonl"))
+
+
+def test_a_full_disk_is_named(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gristmill.core.files.os.fsync", full)
+    with pytest.raises(MachineError, match="disk is full"):
+        run(tmp_path / "out", data(texts))
+
+
+def test_damaged_and_missing_shards_are_named(texts: Path, tmp_path: Path) -> None:
+    run(tmp_path / "out", data(texts, split=Split(valid=0, test=0)))
+    with pytest.raises(UserError, match="no valid documents"):
+        list(iterate_documents(tmp_path / "out", "valid"))
+    with pytest.raises(UserError, match="no split 'dev'"):
+        list(iterate_documents(tmp_path / "out", "dev"))
+    shard = tmp_path / "out/documents/train-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"train-00000.parquet: this shard is damaged"):
+        list(iterate_documents(tmp_path / "out", "train"))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from gristmill.core.stage import Runtime, StageContext
+from gristmill.data import collect
+from gristmill.data.sources import PythonStdlib
+from gristmill.data.stage import Data
+
+collect.SHARD_BYTES = 200_000
+work = Path(sys.argv[1])
+context = StageContext(name="t/corpus@1", seed=1, work=work, cache=work, runtime=Runtime(workers=2))
+Data(sources=[PythonStdlib()], limit_mb=2).run(context)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_with_workers(tmp_path: Path) -> None:
+    """A real SIGKILL at several moments; the last run is left alone."""
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for seconds in (0.7, 1.2, 1.6):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=True)
+    assert digest_folder(tmp_path / "killed") == digest_folder(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_standard_library(tmp_path: Path) -> None:
+    corpus = Data(sources=[PythonStdlib()], limit_mb=4)
+    metrics = run(tmp_path / "out", corpus, 2, seed=7)
+    assert 2e6 < metrics["bytes"] <= 4e6
+    assert metrics["documents"] > 100
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    assert funnel["leakage"]["near_duplicates_across_splits"] == 0
+    groups: dict[str, set[str]] = {}
+    for split in ("train", "valid", "test"):
+        for document in iterate_documents(tmp_path / "out", split):
+            groups.setdefault(document["metadata"]["group"], set()).add(split)
+    assert all(len(splits) == 1 for splits in groups.values())
