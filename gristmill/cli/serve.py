@@ -28,6 +28,7 @@ def command(
     drain_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds for running answers after SIGTERM.")] = 30.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default fp32.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the engine; 0: all cores but one.")] = 0,
     system: Annotated[str, typer.Option(help="System prompt that the chat page starts with.")] = "",
     page: Annotated[bool, typer.Option(help="Serve the chat page.")] = True,
     runs_dir: Annotated[Path, typer.Option(
@@ -48,7 +49,7 @@ def command(
                         request_seconds=request_timeout)
         settings = Settings(host=host, port=port, key_digests=hash_keys(api_key or [], key_file), limits=limits,
                             page=page, state_dir=runs_dir / "serving", drain_seconds=drain_timeout, device=device,
-                            dtype=dtype, system_prompt=system)
+                            dtype=dtype, threads=threads, system_prompt=system)
     except ValueError as error:
         raise UserError(str(error), where="serve") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -71,7 +71,8 @@ class Evaluate:
             results["skipped"] = skipped
         write_json(context.work / "results.json", results)
         write_json(context.work / "samples.json", samples)
-        for line in [*(f"  skipped {s['task']}: {s['reason']}" for s in skipped), *gains_text(results).split("\n")]:
+        lines = [f"  skipped {s['task']}: {s['reason']}" for s in skipped] + gains_text(results).split("\n")
+        for line in filter(None, lines):
             context.progress.say(line)
         return headline(results)
 

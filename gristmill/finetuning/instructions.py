@@ -53,11 +53,14 @@ class Docstrings:
     """Question about a function -> the first line of its documentation."""
     complete: bool = True
     """Signature and documentation -> body."""
+    longest: int = 1200
+    """Most characters of an answer; functions with longer ones are passed over. Small models learn to end short ones."""
     limit: int = 5000
     """Most conversations; the documents they come from are taken in the order of a hash."""
 
     def __post_init__(self) -> None:
         require(self.limit >= 1, "limit", "must be at least 1")
+        require(self.longest >= 1, "longest", "must be at least 1")
         require(self.explain or self.complete, "explain", "explain and complete cannot both be false")
 
     def conversations(self, split: str, inputs: Mapping[str, Artifact], rejects: Rejects) -> Iterator[Conversation]:
@@ -69,10 +72,12 @@ class Docstrings:
             ("explain", explain_pair, self.explain), ("complete", complete_pair, self.complete)) if wanted]
         for _, function in documented_functions(inputs[self.corpus].path, split, derive_seed("docstrings")):
             for name, make in makers:
+                pair = make(function)
+                if len(pair.answer) > self.longest:
+                    continue
                 if left == 0:
                     return
                 left -= 1
-                pair = make(function)
                 yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], name)
 
 

@@ -83,6 +83,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     with disk_errors(path):
         try:
             save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(0o644)  # the library makes it private, and a server may be another user
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -70,7 +70,6 @@ def serve(
         server.on_ready = lambda: write_json(manifest, _manifest(engine.model, record, model_path, settings, port))
         if announce:
             announce(base_url(settings.host, port))
-        engine.start()
         server.run(sockets=[listener])
         engine.close(timeout=0.0 if engine.state == "loading" else 10.0)
         if manifest.exists():
@@ -123,7 +122,13 @@ class Server(uvicorn.Server):
         ))
         self.engine, self.settings = engine, settings
         self.on_ready: Callable[[], None] = lambda: None
+        self._told = False
         self._drain_until: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer first, load then: the imports and weights of a model keep the interpreter busy for seconds."""
+        await super().startup(sockets)
+        self.engine.start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: leave now. Not recorded, so uvicorn does not die of it again: exit code 0."""
@@ -137,9 +142,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn calls this ten times a second."""
-        if self.engine.state == "ready" and self.on_ready is not None:
-            self.on_ready, ready = None, self.on_ready  # type: ignore[assignment]
-            ready()
+        if not self._told and self.engine.state in ("ready", "draining"):
+            self._told = True
+            self.on_ready()
         if self._drain_until is not None and not self.should_exit:
             idle = self.engine.running + self.engine.waiting == 0
             if not idle and time.monotonic() >= self._drain_until:
@@ -155,8 +160,11 @@ def base_url(host: str, port: int) -> str:
 
 def _opener(model_path: Path, settings: Settings) -> Callable[[], Any]:
     def open_model() -> Any:
+        import torch
+
         from gristmill.generation import LanguageModel
 
+        torch.set_num_threads(settings.threads or max(1, len(os.sched_getaffinity(0)) - 1))
         model = LanguageModel.open(model_path, device=settings.device, dtype=settings.dtype)
         if (model_path / RECORD).is_file():
             model.name = Artifact.open(model_path).name

@@ -67,12 +67,16 @@ class Settings:
     device: str = "auto"
     dtype: str | None = None
     """Precision of the weights, fp32 or bf16; None is fp32, in which served text equals offline text."""
+    threads: int = 0
+    """CPU threads of the engine; 0 leaves one core to the event loop. With every core taken, each answer that goes out
+    stalls all of the engine's threads at their next meeting point."""
     system_prompt: str = ""
     """Filled into the chat page's system prompt."""
 
     def __post_init__(self) -> None:
         require(0 <= self.port <= 65535, "port", "must lie between 0 and 65535")
         require(self.dtype in (None, "fp32", "bf16"), "dtype", "must be fp32 or bf16")
+        require(self.threads >= 0, "threads", "must not be negative")
         require(self.drain_seconds >= 0, "drain_seconds", "must not be negative")
         if not self.key_digests and not is_loopback(self.host):
             raise UserError(

@@ -35,6 +35,8 @@ TOKENS_PER_PARAMETER = 20
 class Budget:
     """How much training: exactly one of these, or none for 20 tokens a parameter (Hoffmann et al. 2022)."""
 
+    alternatives = ("minutes", "tokens", "steps")
+
     minutes: float | None = None
     """Wall-clock minutes for the whole stage. A short measurement at its start turns them into a number of steps,
     which is written down: the schedule fits, and a resumed run keeps it."""
@@ -73,7 +75,7 @@ class Pretrain:
     training: TrainingConfig = TrainingConfig()
     """Optimizer, schedule, evaluation, checkpoints."""
     validation_tokens: int = 16_384
-    """Held-out tokens scored at each evaluation (the last one takes four times as many)."""
+    """Held-out tokens scored at each evaluation, always the same ones."""
     prompts: list[Prompt] = PYTHON_PROMPTS  # type: ignore[assignment]
     """Places whose five likeliest next tokens are traced at every evaluation."""
 
@@ -107,8 +109,7 @@ class Pretrain:
         )
         plan = self._plan(context, trainer, shards, batch, length, notes, began)
         trainer.steps = plan["steps"]
-        trainer.evaluate = HeldOut(held_out, tokenizer, compute, length, batch, self.validation_tokens,
-                                   self.prompts, plan["steps"])
+        trainer.evaluate = HeldOut(held_out, tokenizer, compute, length, batch, self.validation_tokens, self.prompts)
         result = trainer.fit()
         save_model(model.cpu(), context.work, tokenizer=tokenizer)
         return {"parameters": plan["parameters"], **result}
@@ -225,11 +226,9 @@ class HeldOut:
     batch: int
     tokens: int
     prompts: list[Prompt]
-    steps: int
 
     def __call__(self, model: Any, step: int) -> dict[str, Any]:
-        wanted = self.tokens * (4 if step == self.steps else 1)
-        scores = validate_text(model, self.shards, self.context, self.batch, wanted, self.compute)
+        scores = validate_text(model, self.shards, self.context, self.batch, self.tokens, self.compute)
         return {"score": scores["bits_per_byte"], "valid_loss": scores["loss"],
                 "valid_bits_per_byte": scores["bits_per_byte"], "valid_accuracy": scores["accuracy"],
                 **trace_predictions(model, self.tokenizer, self.prompts)}

@@ -8,9 +8,11 @@ import pytest
 
 from gristmill.core.artifact import Artifact
 from gristmill.core.errors import InternalError, UserError
+from gristmill.core.stage import Runtime
 from gristmill.data.documents import Document, row, write_shard
 from gristmill.evaluation import Evaluate
 from gristmill.evaluation.tasks import Docstring, Perplexity, PythonFunctions, Samples
+from gristmill.evaluation.tasks.perplexity import held_out_text
 from tests.evaluation.conftest import finish, payload
 
 MODELS = ["base", "assistant", "aligned"]
@@ -185,3 +187,32 @@ def test_weights_that_are_not_numbers_name_the_model(world, tmp_path):
 def test_wrong_settings_are_refused_before_any_work(settings, message):
     with pytest.raises(ValueError, match=message):
         Evaluate(corpus="c", **settings)
+
+
+def test_bf16_gives_nearly_the_same_bits_and_writes_answers_too(done, world, tmp_path):
+    context = world.context(tmp_path)
+    context.runtime = Runtime(device="cpu", threads=1, precision="bf16")
+    tasks = [Perplexity(baselines=[]), PythonFunctions(max_tokens=4)]
+    Evaluate(models=MODELS, corpus="corpus", tasks=tasks, **SMALL).run(context)
+    for here, there in zip(tables(tmp_path)["perplexity", "bits per byte"]["rows"],
+                           tables(done[0])["perplexity", "bits per byte"]["rows"], strict=True):
+        assert here["value"] == pytest.approx(there["value"], rel=5e-3)
+
+
+def test_a_model_can_be_asked_otherwise_than_its_record_suggests(world, tmp_path):
+    stage = Evaluate(models=["base", "aligned"], corpus="corpus", tasks=[Samples(max_tokens=2)],
+                     prompting={"aligned": "plain"})
+    stage.run(world.context(tmp_path))
+    assert [m["prompting"] for m in payload(tmp_path)["results.json"]["models"]] == ["plain", "plain"]
+
+
+def test_held_out_text_is_drawn_by_hash_and_comes_near_its_limit(world):
+    path = world.artifacts["corpus"].path
+    for limit in (1, 2000, 6000, 10**9):
+        found = held_out_text(path, "test", limit, 3)
+        assert found.ids == [i for i in held_out_text(path, "test", 10**9, 3).ids if i in found.ids]
+        longest = max(len(t.encode()) for t in found.texts)
+        assert found.whole or limit == 1 or abs(found.sizes.sum() - limit) <= longest
+    assert held_out_text(path, "test", 10**9, 3).whole
+    assert held_out_text(path, "test", 1, 3).sizes.size == 1
+    assert held_out_text(path, "test", 2000, 3).ids != held_out_text(path, "test", 2000, 4).ids

@@ -19,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))  # for scripted.py, which is a program and no test
+START_SECONDS = 150
+"""A busy machine may need long to import torch."""
 TEXTS = ["def read_text(path, encoding=None):\n    return path.read_text(encoding)\n", "Return the text of the file.",
          "héllo wörld, 日本語 🎉", "What does this function do?", "0123456789 <img src=x onerror=alert(1)> ```python\n"]
 
@@ -44,6 +46,12 @@ class Running:
 
     def health(self) -> str:
         return str(httpx.get(f"{self.url}/health", timeout=5, trust_env=False).json()["status"])
+
+    def is_ready(self) -> bool:
+        try:
+            return self.health() == "ready"
+        except httpx.TransportError:
+            return False
 
     def metric(self, name: str) -> float:
         with self.client() as client:
@@ -75,19 +83,18 @@ def start(told: dict[str, Any], wait: bool = True) -> Running:
     assert process.stderr
     running = Running(process, "", Path(told["state_dir"]))
     threading.Thread(target=lambda: running.errors.extend(process.stderr), daemon=True).start()
-    timer = threading.Timer(60, process.kill)
+    timer = threading.Timer(START_SECONDS, process.kill)
     timer.start()
-    running.url = process.stdout.readline().strip()
-    timer.cancel()
-    assert running.url, f"no URL: {''.join(running.errors)[-3000:]}"
-    if wait:
-        def ready() -> bool:
-            try:
-                return running.health() == "ready"
-            except httpx.TransportError:
-                return False
-
-        running.wait_until(ready, 60)
+    try:
+        running.url = process.stdout.readline().strip()
+        assert running.url, f"no URL: {''.join(running.errors)[-3000:]}"
+        if wait:
+            running.wait_until(running.is_ready, START_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        timer.cancel()
     return running
 
 

@@ -27,13 +27,10 @@ from gristmill.evaluation.subject import Subject
 from gristmill.evaluation.tasks.base import Record, Setting, Summary, comparison, row, successive
 from gristmill.tokens import materialise
 
-LARGEST_SHARE = 0.25
-"""No document may be more than this share of the text that is scored."""
-
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """Documents of a split that together stay within a limit, and how many were passed over for their size."""
+    """Documents of a split, about as many as were asked for, and how many were passed over for their size."""
 
     ids: list[str]
     texts: list[str]
@@ -45,10 +42,11 @@ class HeldOutText:
 
 
 def held_out_text(corpus_path: Any, split: str, max_bytes: int, seed: int) -> HeldOutText:
-    """Documents in an order drawn by hash until the next would exceed `max_bytes`.
+    """Documents in an order drawn by hash, as many as come nearest to `max_bytes` together.
 
-    Those above a quarter of the limit are passed over, so that no single one decides the result; if none is left,
-    the smallest is taken. Raises UserError where the split is empty.
+    Long and short documents are as likely, so that the sample stands for the split, byte by byte. Those that are
+    longer than `max_bytes` alone are passed over; if none is left, the shortest is taken. Raises UserError where the
+    split is empty.
     """
     from gristmill.data.documents import read_documents
 
@@ -61,17 +59,12 @@ def held_out_text(corpus_path: Any, split: str, max_bytes: int, seed: int) -> He
         raise UserError(f"the split {split!r} holds no text to evaluate on", where=str(corpus_path),
                         fix="give the data stage a larger share for this split")
     found.sort(key=lambda item: item[:2])
-    fitting, chosen, used = found, list[tuple[float, str, str, int]](), 0
-    if total > max_bytes:
-        fitting = [item for item in found if item[3] <= LARGEST_SHARE * max_bytes] or [min(found, key=lambda i: i[3])]
-    for item in fitting:
-        if chosen and used + item[3] > max_bytes and total > max_bytes:
-            break
-        if item[3]:
-            chosen.append(item)
-            used += item[3]
+    fitting = [item for item in found if 0 < item[3] <= max_bytes] or [min(found, key=lambda i: (i[3] == 0, i[3]))]
+    ends = np.cumsum([item[3] for item in fitting])
+    chosen = fitting[: int(np.abs(ends - max_bytes).argmin()) + 1]
+    too_large = sum(item[3] > max_bytes for item in found) - (chosen[0][3] > max_bytes)
     return HeldOutText([i[1] for i in chosen], [i[2] for i in chosen], np.array([i[3] for i in chosen], dtype=float),
-                       len(found) - len(fitting), len(chosen) == len(found))
+                       too_large, len(chosen) == len(found))
 
 
 @config
@@ -147,7 +140,7 @@ class Perplexity:
         bits = {name: np.asarray(r["nats"]) / np.log(2) for name, r in records.items()}
         rivals, shown, notes = rival_bits(baselines, data)
         if data.too_large:
-            notes.append(f"{data.too_large} documents above {LARGEST_SHARE:.0%} of the limit were passed over")
+            notes.append(f"{data.too_large} documents longer than the limit were passed over")
 
         def paired(before: str, after: str, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
             seed = derive_seed(setting.seed, "paired", before, after)

@@ -33,6 +33,8 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any] | N
 class Rotary(nn.Module):
     """Cosines and sines for positions; tables are rebuilt from the config, never stored in checkpoints."""
 
+    frequencies: Tensor
+
     def __init__(self, head_dim: int, theta: float, scaling: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.settings = (head_dim, theta, scaling)

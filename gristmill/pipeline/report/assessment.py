@@ -34,7 +34,7 @@ def adaptation(run: Run) -> dict[str, Any]:
 
 
 def _adapted(stage: Stage, preferences: dict[str, Any], rejects: dict[str, Any]) -> dict[str, Any]:
-    counts = preferences.get("counts") or {}
+    counts = preferences.get("counts") or (stage.metrics if "answers" in stage.metrics else {})
     metrics, facts = stage.metrics, []
     if counts:
         answers = counts.get("answers") or 0

@@ -77,24 +77,17 @@ def gains(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answer(results: dict[str, Any]) -> dict[str, str] | None:
-    """One answer of the last model that was evaluated: to a question about a held-out function where there is one."""
-    said = []
+    """One answer of the last model that was evaluated: to the shortest question about a held-out function if there
+    is one, so that it is not chosen by how good it is."""
+    found = []
     for sample in results.get("samples") or []:
         outputs = list((sample.get("outputs") or {}).items())
         if outputs and str(outputs[-1][1]).strip():
-            model, text = outputs[-1]
-            said.append(
-                (
-                    bool(sample.get("question")),
-                    bool(sample.get("documented")),
-                    {
-                        "prompt": str(sample.get("prompt", "")).strip("\n"),
-                        "model": str(model),
-                        "text": clip(str(text).strip("\n"), ANSWER_LENGTH),
-                    },
-                )
-            )
-    return max(said, key=lambda item: item[:2])[2] if said else None
+            model, text = str(outputs[-1][0]), clip(str(outputs[-1][1]).strip("\n"), ANSWER_LENGTH)
+            prompt = str(sample.get("prompt", "")).strip("\n")
+            rank = (not sample.get("question"), not sample.get("documented"), len(prompt))
+            found.append((rank, {"prompt": prompt, "model": model, "text": text}))
+    return min(found, key=lambda item: item[0])[1] if found else None
 
 
 def _bits(results: dict[str, Any]) -> tuple[str, float] | None:

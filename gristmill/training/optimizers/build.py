@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -57,16 +58,16 @@ class Joined(torch.optim.Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def tensors(self, names: dict[nn.Parameter, str]) -> dict[str, torch.Tensor]:
+    def tensors(self, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
         """State keyed by parameter name: `<parameter>/<quantity>`."""
         return {
             f"{names[parameter]}/{key}": value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
             for part in self.parts
-            for parameter, state in part.state.items()  # type: ignore[index]
+            for parameter, state in part.state.items()
             for key, value in state.items()
         }
 
-    def load_tensors(self, tensors: dict[str, torch.Tensor], names: dict[nn.Parameter, str]) -> None:
+    def load_tensors(self, tensors: dict[str, torch.Tensor], names: Mapping[Any, str]) -> None:
         """Restore what `tensors` gave."""
         for part in self.parts:
             for group in part.param_groups:
