@@ -19,6 +19,8 @@ from gristmill.tokenizer import Tokenizer
 
 CHUNK = 64
 PER_DOCUMENT = 8
+MATCHED_TOKENS, MATCHED_SHARE = 4, 0.25
+"""A pair's lengths differ by at most so many tokens, or this share of the chosen answer's."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def judge(ask: Ask, tokens: list[int], finish: str, tokenizer: Tokenizer) -> Ver
 def pair_up(settings: SelfSampled, prompts: list[Ask],
             records: list[dict[str, Any]]) -> tuple[list[Preference], list[Preference]]:
     """(train, valid) pairs. Within a prompt each good, non-trivial answer is matched with the bad answer nearest in
-    length, so that what is learned is not length; every answer is used once."""
+    length, and only if that is near enough, so that what is learned is not length; every answer is used once."""
     train: list[Preference] = []
     valid: list[Preference] = []
     by_prompt: dict[int, list[dict[str, Any]]] = {}
@@ -132,7 +134,10 @@ def pair_up(settings: SelfSampled, prompts: list[Ask],
         for chosen in good[: settings.pairs_per_prompt]:
             if not bad:
                 break
-            rejected = min(bad, key=lambda a: abs(len(a["tokens"]) - len(chosen["tokens"])))
+            length = len(chosen["tokens"])
+            rejected = min(bad, key=lambda a, length=length: abs(len(a["tokens"]) - length))  # type: ignore[misc]
+            if abs(len(rejected["tokens"]) - length) > max(MATCHED_TOKENS, MATCHED_SHARE * length):
+                continue
             bad.remove(rejected)
             (valid if ask.held_out else train).append(
                 Preference(ask.ids, chosen["tokens"], rejected["tokens"], ask.signature))

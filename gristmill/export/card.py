@@ -39,7 +39,8 @@ def write_card(card: Card, source: Artifact, model: Decoder, tokenizer: Tokenize
         "## Model",
         _table(("", ""), [
             ("parameters", f"{parameters:,}"), ("blocks", config.layers), ("width", config.dim),
-            ("heads (query / key-value)", f"{config.heads} / {config.kv_heads}"), ("context", f"{config.context} tokens"),
+            ("heads (query / key-value)", f"{config.heads} / {config.kv_heads}"),
+            ("context", f"{config.context} tokens"),
             ("vocabulary", f"{tokenizer.vocab_size:,} tokens"), ("head tied to the embedding", _yes(config.tied_head)),
         ]),
         "## How to use it",
@@ -119,7 +120,7 @@ def _evaluation(evaluation: Artifact | None, source: Artifact) -> str:
     known = {m.get("digest"): m.get("name") for m in results.get("models", [])}
     ours = known.get(source.digest)
     if ours is None:
-        parts.append("None of the evaluated models is the very one released here; the numbers are those of its relatives.")
+        parts.append("None of the evaluated models is the very one released here; these are its relatives.")
     rows = []
     for task in results.get("tasks", []):
         for row in task.get("rows", []):
@@ -140,8 +141,8 @@ def _limits(card: Card, parameters: int) -> str:
     limits = [*card.limits]
     if parameters < 1_000_000_000:
         limits.append("A small model: it states wrong facts fluently. Do not rely on what it says.")
-    limits.append("It repeats what its data holds, biases and errors included; no safety evaluation is part of this card "
-                  "unless it stands above.")
+    limits.append("It repeats what its data holds, biases and errors included; no safety evaluation is part of this "
+                  "card unless it stands above.")
     limits.append("Code that it writes is not checked; run it only where it can do no harm.")
     return "\n".join(f"- {limit}" for limit in limits)
 
@@ -153,8 +154,8 @@ def _lineage(line: list[Ancestor]) -> str:
 def _proof(proof: Mapping[str, Any]) -> str:
     rows = [(name, f"{w['largest']:.1e}", f"{w['logits']:.1e}", _yes(w["same_greedy_tokens"]))
             for name, w in proof["witnesses"].items()]
-    return (f"The stored files were read again by independent readers and run on {proof['tokens']} tokens in fp32. Largest "
-            f"difference relative to the largest magnitude ({proof['tolerance']:g} is allowed):\n\n"
+    return (f"The stored files were read again by independent readers and run on {proof['tokens']} tokens in fp32. "
+            f"Largest difference relative to the largest magnitude ({proof['tolerance']:g} is allowed):\n\n"
             + _table(("reader", "any block", "logits", "same greedy tokens"), rows))
 
 

@@ -54,7 +54,7 @@ class Docstrings:
     complete: bool = True
     """Signature and documentation -> body."""
     longest: int = 1200
-    """Most characters of an answer; functions with longer ones are passed over. Small models learn to end short ones."""
+    """Most characters of an answer; functions with longer ones are passed over. Small models learn short ones first."""
     limit: int = 5000
     """Most conversations; the documents they come from are taken in the order of a hash."""
 

@@ -22,7 +22,9 @@ GRAIN = 64
 class SlotCache:
     """Keys and values of `slots` requests, for all layers."""
 
-    def __init__(self, config: DecoderConfig, slots: int, context: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: DecoderConfig, slots: int, context: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.context, self.capacity = context, 0
         self._shape = (slots, config.kv_heads, 0, config.head_dim)
         # Batched products of few rows in bf16 cost more than they save on a CPU.
@@ -115,7 +117,8 @@ class PrefillView:
             keys[:, segment.start : stop] = k[0].to(keys.dtype)
             values[:, segment.start : stop] = v[0].to(values.dtype)
             if segment.start:
-                return _continued(q, keys[None, :, :stop].to(q.dtype), values[None, :, :stop].to(q.dtype), segment.start)
+                earlier = [part[None, :, :stop].to(q.dtype) for part in (keys, values)]
+                return _continued(q, *earlier, segment.start)
         return causal_attention(q, k, v)
 
 

@@ -80,10 +80,11 @@ class Engine:
     """Generates and scores for up to `slots` requests at once; more of them wait."""
 
     def __init__(self, model: nn.Module, *, slots: int = 8, context: int | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 dtype: torch.dtype | None = None, vocab_size: int | None = None) -> None:
         """context: most tokens of prompt and answer together; default and upper limit is the model's own.
 
         dtype: of matrix products; default that of the weights, or of the autocast region in which the engine is made.
+        vocab_size: tokens of the tokenizer, where the model has more rows than that: the others are never sampled.
         """
         if slots < 1:
             raise UserError("an engine needs at least one slot", where="slots")
@@ -93,13 +94,14 @@ class Engine:
         self.model, self.slots = model, slots
         self.context: int = context or model.config.context
         self.weights_version = 0
+        self.vocab_size: int = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
         weight = model.head_weight
         self.device: torch.device = weight.device
         mixed = torch.is_autocast_enabled(self.device.type)
         self.dtype = dtype or (torch.get_autocast_dtype(self.device.type) if mixed else weight.dtype)
         self._prepare()
         self._cache = SlotCache(model.config, slots, self.context, self.device, self.dtype)
-        self._table = SamplingTable(slots, model.config.vocab_size, self.device)
+        self._table = SamplingTable(slots, self.vocab_size, self.device)
         self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=self.device)
         self._waiting: deque[_Request] = deque()
         self._running: dict[int, _Request] = {}
@@ -239,7 +241,7 @@ class Engine:
         self.weights_version = version
 
     def _prepare(self) -> None:
-        self._runner = prepare(self.model, self.dtype)
+        self._runner = prepare(self.model, self.dtype, self.vocab_size)
         self._stamp = self._changes()
 
     def _refresh(self) -> None:
@@ -369,7 +371,7 @@ class Engine:
             at += segment.count
 
     def _checked(self, ids: Sequence[int], where: str) -> list[int]:
-        ids, vocab = [int(i) for i in ids], self.model.config.vocab_size
+        ids, vocab = [int(i) for i in ids], self.vocab_size
         if ids and not (min(ids) >= 0 and max(ids) < vocab):
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise UserError(f"token id {wrong} is outside the vocabulary of {vocab}", where=where,

@@ -75,11 +75,11 @@ class PackedBlock:
 class PackedDecoder:
     """Same results as the Decoder it is made from, up to rounding; does not follow later changes of its weights."""
 
-    def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
-        """dtype: of the products; sums along the residual stream keep the dtype of the embedding."""
+    def __init__(self, model: Decoder, dtype: torch.dtype, vocab_size: int) -> None:
+        """dtype: of the products. vocab_size: logits beyond are left out. Sums along the residual stream keep the embedding's dtype."""
         self.model, self.config, self.dtype = model, model.config, dtype
         self.blocks = [PackedBlock(block, dtype) for block in model.blocks]
-        self.head = PackedLinear([model.head_weight], [], dtype)
+        self.head = PackedLinear([model.head_weight[:vocab_size]], [], dtype)
         self.invariant = self.head.reordered
         """Whether a row's result is the same in every batch, bit for bit."""
 
@@ -107,8 +107,8 @@ class PlainDecoder:
 
     invariant = False
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.model, self.config, self.dtype = model, model.config, dtype
+    def __init__(self, model: nn.Module, dtype: torch.dtype, vocab_size: int) -> None:
+        self.model, self.config, self.dtype, self.vocab_size = model, model.config, dtype, vocab_size
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Cache) -> Tensor:
         with self._precision():
@@ -116,20 +116,21 @@ class PlainDecoder:
 
     def logits(self, states: Tensor) -> Tensor:
         with self._precision():
-            return F.linear(states, self.model.head_weight).float()
+            return F.linear(states, self.model.head_weight[: self.vocab_size]).float()
 
     def _precision(self) -> contextlib.AbstractContextManager:
         weight = self.model.head_weight
-        return contextlib.nullcontext() if weight.dtype == self.dtype else torch.autocast(weight.device.type, self.dtype)
+        same = weight.dtype == self.dtype
+        return contextlib.nullcontext() if same else torch.autocast(weight.device.type, self.dtype)
 
 
 @torch.no_grad()
-def prepare(model: nn.Module, dtype: torch.dtype) -> PackedDecoder | PlainDecoder:
+def prepare(model: nn.Module, dtype: torch.dtype, vocab_size: int) -> PackedDecoder | PlainDecoder:
     """The form in which `model` generates fastest here, with products in `dtype`."""
     if type(model) is not Decoder or model.head_weight.device.type != "cpu":
-        return PlainDecoder(model, dtype)
+        return PlainDecoder(model, dtype, vocab_size)
     needed = sum(parameter.nbytes for parameter in model.parameters())
     free = needed * 10
     with contextlib.suppress(OSError, ValueError, AttributeError):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (PackedDecoder if needed < SHARE_OF_MEMORY * free else PlainDecoder)(model, dtype)
+    return (PackedDecoder if needed < SHARE_OF_MEMORY * free else PlainDecoder)(model, dtype, vocab_size)

@@ -129,7 +129,7 @@ class SamplingTable:
 def draw(scores: Tensor, u: Tensor, top_k: list[int], top_p: Tensor, top_p_list: list[float]) -> Tensor:
     """One token a row. scores (rows, vocab), already divided by temperature; u (rows,) in [0, 1) float64.
 
-    Rows are treated in groups of equal candidate count, which is a row's own property: no row's result depends on another.
+    Rows are treated in groups of equal candidate count, a row's own property: no row's result depends on another.
     """
     vocab = scores.shape[-1]
     tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)

@@ -92,7 +92,7 @@ class LanguageModel:
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, name: str = "model", slots: int = 8) -> None:
         if model.config.vocab_size < tokenizer.vocab_size:
-            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}",
+            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
                             where=name, fix="use the tokenizer that the model was trained with")
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self._slots = slots
@@ -119,7 +119,7 @@ class LanguageModel:
     def engine(self) -> Engine:
         """The engine that `generate` and `chat` run on, made when it is first needed."""
         if self._engine is None:
-            self._engine = Engine(self.model, slots=self._slots)
+            self._engine = Engine(self.model, slots=self._slots, vocab_size=self.tokenizer.vocab_size)
         return self._engine
 
     @torch.no_grad()

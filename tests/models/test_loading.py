@@ -61,7 +61,8 @@ def test_we_compute_the_same_from_what_transformers_writes(tied, tmp_path, trans
     assert proof.compare(proof.trace(ours, ids[0].tolist()), proof.trace_reference(tmp_path, ids[0].tolist()))[
         "largest"] < 1e-5
 
-    long = theirs.generate(ids[:1, :5], max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
+    long = theirs.generate(ids[:1, :5], attention_mask=torch.ones(1, 5), max_new_tokens=20, do_sample=False,
+                           eos_token_id=None, pad_token_id=0)[0]
     grown = ids[:1, :5]
     with torch.no_grad():
         for _ in range(20):

@@ -87,7 +87,7 @@ def test_cancelling_frees_the_slot_at_once_running_or_waiting(rig: Any) -> None:
         running.cancel()
         running.cancel()
         assert (await read(running))[1] == (await read(waiting))[1] == "cancelled"
-        await until(lambda: last.completion_tokens > 0, 1)
+        await until(lambda: last.completion_tokens > 0)
         assert one.engines[0].submitted == 2  # the waiting one never reached the engine
         last.cut()
         text, finish = await read(last)
@@ -135,7 +135,7 @@ def test_stop_strings_never_show_even_across_tokens(rig: Any, stop: str) -> None
         await one.ready()
         answer = one.ask(stop=(stop, "never there"))[0]
         assert await read(answer) == (ANSWER[: ANSWER.index(stop)], "stop")
-        await until(lambda: not one.engines[0].live, 1)
+        await until(lambda: not one.engines[0].live)
 
     asyncio.run(play())
 

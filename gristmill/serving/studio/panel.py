@@ -7,7 +7,7 @@ from collections.abc import Callable
 from nicegui import events, ui
 
 from gristmill.serving.studio.conversation import Options
-from gristmill.serving.studio.widgets import button, tag, text
+from gristmill.serving.studio.widgets import button, start_with, tag, text, text_area
 
 
 class Panel:
@@ -29,9 +29,8 @@ class Panel:
         with self.body:
             with tag("div", "field"):
                 tag_label("system", "System prompt")
-                area = tag("textarea", "input", id="system", rows="4", placeholder="How the model should behave",
-                           maxlength="8000")
-                area.props["value"] = self.options.system
+                area = text_area(self.options.system, "input", id="system", rows="4", maxlength="8000",
+                                 placeholder="How the model should behave")
                 area.on("input", self._system, js_handler="(e) => emit(e.target.value)", throttle=0.2)
             self._slider("temperature", "Temperature", 0, 2, 0.05, "0 takes the likeliest token; higher is bolder.")
             self._slider("top_p", "Top-p", 0.05, 1, 0.05, "Sample from the likeliest tokens that make up this share.")
@@ -40,7 +39,7 @@ class Panel:
                 tag_label("seed", "Seed")
                 seed = tag("input", "input", id="seed", type="number", min="0", max=str(2**53 - 1), step="1",
                            placeholder="random", inputmode="numeric")
-                seed.props["value"] = "" if self.options.seed is None else str(self.options.seed)
+                start_with(seed, "" if self.options.seed is None else str(self.options.seed))
                 seed.on("input", self._seed, js_handler="(e) => emit(e.target.value)", throttle=0.2)
                 text("The same seed and settings give the same answer.", "help")
             button("Back to the defaults", on_click=self.reset, caption="Back to the defaults", classes="plain")
@@ -57,7 +56,7 @@ class Panel:
                 with shown:
                     value = text(_shown(getattr(self.options, name)))
             slider = tag("input", "slider", id=name, type="range", min=str(low), max=str(high), step=str(step))
-            slider.props["value"] = str(getattr(self.options, name))
+            start_with(slider, str(getattr(self.options, name)))
             slider.on("input", self._setter(name, step, value), js_handler="(e) => emit(e.target.value)", throttle=0.05)
             text(help_text, "help")
 

@@ -10,7 +10,7 @@ from nicegui import events, ui
 
 from gristmill.serving.studio.conversation import Turn
 from gristmill.serving.studio.markup import render, render_question
-from gristmill.serving.studio.widgets import button, tag, text
+from gristmill.serving.studio.widgets import button, tag, text, text_area
 
 if TYPE_CHECKING:
     from gristmill.serving.studio.page import ChatPage
@@ -45,8 +45,7 @@ class TurnView:
             return
         self.question.clear()
         with self.question, tag("div", "editor"):
-            area = tag("textarea", "input", aria_label="Edit your message", rows="3", data_edit=True)
-            area.props["value"] = self.turn.question
+            area = text_area(self.turn.question, "input", aria_label="Edit your message", rows="3")
             area.on("keydown", self._edited, js_handler="(e) => gristmill.submitKey(e, emit)")
             with tag("div", "editor-actions"):
                 button("Cancel", on_click=self.show_question, caption="Cancel", classes="plain")

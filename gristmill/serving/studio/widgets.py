@@ -21,6 +21,22 @@ def tag(name: str, classes: str = "", **attributes: str | bool) -> ui.element:
     return element
 
 
+def start_with(control: ui.element, value: str) -> None:
+    """Give an `<input>` its first value; what the person enters then stays, whatever is drawn again around it.
+
+    As an attribute (Vue's "^") it is a default only; as a property it would overwrite the entered value.
+    """
+    control.props["^value"] = value
+
+
+def text_area(content: str, classes: str, **attributes: str | bool) -> ui.html:
+    """A `<textarea>` that starts with `content`."""
+    area = ui.html(html.escape(content), sanitize=False, tag="textarea").classes(classes)
+    for key, value in attributes.items():
+        area.props[key.rstrip("_").replace("_", "-")] = value
+    return area
+
+
 def text(content: str, classes: str = "", name: str = "span") -> ui.html:
     """An element with text in it, never markup."""
     return ui.html(html.escape(content), sanitize=False, tag=name).classes(classes)
