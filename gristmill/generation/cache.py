@@ -28,11 +28,14 @@ class SlotCache:
         self.context, self.capacity = context, 0
         self._shape = (slots, config.kv_heads, 0, config.head_dim)
         # Batched products of few rows in bf16 cost more than they save on a CPU.
-        self._options = {"device": device, "dtype": torch.float32 if device.type == "cpu" else dtype}
-        self.keys = [torch.zeros(self._shape, **self._options) for _ in range(config.layers)]
-        self.values = [torch.zeros(self._shape, **self._options) for _ in range(config.layers)]
+        self._device, self._dtype = device, torch.float32 if device.type == "cpu" else dtype
+        self.keys = [self._empty(*self._shape) for _ in range(config.layers)]
+        self.values = [self._empty(*self._shape) for _ in range(config.layers)]
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         """Tokens stored in each slot."""
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self._device, dtype=self._dtype)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in every slot."""
@@ -43,7 +46,7 @@ class SlotCache:
         slots, kv_heads, _, size = self._shape
         for store in (self.keys, self.values):
             for layer, tensor in enumerate(store):
-                store[layer] = torch.zeros(slots, kv_heads, self.capacity, size, **self._options)
+                store[layer] = self._empty(slots, kv_heads, self.capacity, size)
                 store[layer][:, :, :old] = tensor
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -117,8 +120,8 @@ class PrefillView:
             keys[:, segment.start : stop] = k[0].to(keys.dtype)
             values[:, segment.start : stop] = v[0].to(values.dtype)
             if segment.start:
-                earlier = [part[None, :, :stop].to(q.dtype) for part in (keys, values)]
-                return _continued(q, *earlier, segment.start)
+                k, v = (part[None, :, :stop].to(q.dtype) for part in (keys, values))
+                return _continued(q, k, v, segment.start)
         return causal_attention(q, k, v)
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gristmill.core.errors import UserError
 from gristmill.generation.cache import DecodeView, PrefillView, Segment, SlotCache
 from gristmill.generation.packing import prepare
 from gristmill.generation.sampling import Sampling, SamplingTable
+from gristmill.models.decoder import Decoder
 
 Finish = Literal["stop", "length"]
 
@@ -79,7 +80,7 @@ class _Request:
 class Engine:
     """Generates and scores for up to `slots` requests at once; more of them wait."""
 
-    def __init__(self, model: nn.Module, *, slots: int = 8, context: int | None = None,
+    def __init__(self, model: Decoder, *, slots: int = 8, context: int | None = None,
                  dtype: torch.dtype | None = None, vocab_size: int | None = None) -> None:
         """context: most tokens of prompt and answer together; default and upper limit is the model's own.
 
@@ -312,7 +313,9 @@ class Engine:
 
     def _prefill(self, requests: list[_Request]) -> tuple[list[_Request], Tensor]:
         """Read prompt pieces; gives the requests whose prompt ended, with the states of their last tokens."""
-        segments, chosen, budget = [], [], PREFILL_TOKENS
+        segments: list[Segment] = []
+        chosen: list[_Request] = []
+        budget = PREFILL_TOKENS
         for request in sorted(requests, key=lambda r: r.id):
             count = min(len(request.prompt), (request.read // PREFILL_TOKENS + 1) * PREFILL_TOKENS) - request.read
             if segments and count > budget:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from gristmill.models.decoder import Cache, Decoder
+from gristmill.models.decoder import Block, Cache, Decoder
 from gristmill.models.layers.rotary import rotate
 
 SHARE_OF_MEMORY = 0.5
@@ -62,7 +63,7 @@ def has_onednn(weight: Tensor) -> bool:
 class PackedBlock:
     """One block's products, and the block itself for its norms."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
         attention, mlp = block.attention, block.mlp
         inputs = (attention.query, attention.key, attention.value)
         self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
@@ -76,9 +77,9 @@ class PackedDecoder:
     """Same results as the Decoder it is made from, up to rounding; does not follow later changes of its weights."""
 
     def __init__(self, model: Decoder, dtype: torch.dtype, vocab_size: int) -> None:
-        """dtype: of the products. vocab_size: logits beyond are left out. Sums along the residual stream keep the embedding's dtype."""
+        """dtype: of the products; the residual stream keeps the embedding's. vocab_size: no logits beyond it."""
         self.model, self.config, self.dtype = model, model.config, dtype
-        self.blocks = [PackedBlock(block, dtype) for block in model.blocks]
+        self.blocks = [PackedBlock(cast(Block, block), dtype) for block in model.blocks]
         self.head = PackedLinear([model.head_weight[:vocab_size]], [], dtype)
         self.invariant = self.head.reordered
         """Whether a row's result is the same in every batch, bit for bit."""
@@ -107,7 +108,7 @@ class PlainDecoder:
 
     invariant = False
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, vocab_size: int) -> None:
+    def __init__(self, model: Decoder, dtype: torch.dtype, vocab_size: int) -> None:
         self.model, self.config, self.dtype, self.vocab_size = model, model.config, dtype, vocab_size
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Cache) -> Tensor:
@@ -125,7 +126,7 @@ class PlainDecoder:
 
 
 @torch.no_grad()
-def prepare(model: nn.Module, dtype: torch.dtype, vocab_size: int) -> PackedDecoder | PlainDecoder:
+def prepare(model: Decoder, dtype: torch.dtype, vocab_size: int) -> PackedDecoder | PlainDecoder:
     """The form in which `model` generates fastest here, with products in `dtype`."""
     if type(model) is not Decoder or model.head_weight.device.type != "cpu":
         return PlainDecoder(model, dtype, vocab_size)

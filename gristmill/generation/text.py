@@ -145,10 +145,17 @@ class LanguageModel:
         return self.model(ids, document_ids=document_ids, position_ids=position_ids)
 
     @overload
-    def generate(self, prompt: str, **options: Any) -> Completion: ...
+    def generate(
+        self, prompt: str, *, max_tokens: int = ..., temperature: float = ..., top_k: int = ..., top_p: float = ...,
+        repetition_penalty: float = ..., stop: str | Sequence[str] = ..., seed: int | None = ..., logprobs: int = ...,
+        greedy: bool = ...,
+    ) -> Completion: ...
     @overload
-    def generate(self, prompt: list[str], **options: Any) -> list[Completion]: ...
-
+    def generate(
+        self, prompt: list[str], *, max_tokens: int = ..., temperature: float = ..., top_k: int = ...,
+        top_p: float = ..., repetition_penalty: float = ..., stop: str | Sequence[str] = ..., seed: int | None = ...,
+        logprobs: int = ..., greedy: bool = ...,
+    ) -> list[Completion]: ...
     def generate(
         self, prompt: str | list[str], *, max_tokens: int = 128, temperature: float = 1.0, top_k: int = 0,
         top_p: float = 1.0, repetition_penalty: float = 1.0, stop: str | Sequence[str] = (), seed: int | None = None,

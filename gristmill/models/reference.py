@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,22 @@ class Reading:
     """Angle that each pair of channels turns per position, (head_dim / 2,)."""
     neighbours: bool
     """Whether channels 2i and 2i+1 form a pair (else i and i + head_dim/2)."""
-    weight: Callable[[str, int], torch.Tensor | None]
+    find: Callable[[str, int], torch.Tensor | None]
     """(role, layer) -> tensor in fp32; roles: embed, norm1, q, k, v, o, norm2, gate, up, down, final, head, and the
     projections with _bias."""
+
+    def weight(self, role: str, layer: int = -1) -> torch.Tensor:
+        """A tensor that must be there."""
+        found = self.find(role, layer)
+        if found is None:
+            raise ValueError(f"no tensor for {role} of layer {layer}")
+        return found
 
 
 def run(reading: Reading, ids: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Hidden states (tokens, dim) after every block, and the logits (tokens, vocab)."""
     w = reading.weight
-    x = w("embed", -1)[torch.tensor(ids)]
+    x = w("embed")[torch.tensor(ids)]
     states = []
     for layer in range(reading.layers):
         a = normed(x, w("norm1", layer), reading.eps)
@@ -48,9 +56,9 @@ def run(reading: Reading, ids: list[int]) -> tuple[list[torch.Tensor], torch.Ten
         gate = project(reading, "gate", layer, b)
         x = x + project(reading, "down", layer, gate / (1 + torch.exp(-gate)) * project(reading, "up", layer, b))
         states.append(x)
-    head = w("head", -1)
-    final = normed(x, w("final", -1), reading.eps)
-    return states, final @ (w("embed", -1) if head is None else head).T
+    head = reading.find("head", -1)
+    final = normed(x, w("final"), reading.eps)
+    return states, final @ (w("embed") if head is None else head).T
 
 
 def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -61,7 +69,7 @@ def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def project(reading: Reading, role: str, layer: int, x: torch.Tensor) -> torch.Tensor:
     """x Wᵀ, plus the bias if there is one."""
     out = x @ reading.weight(role, layer).T
-    bias = reading.weight(role + "_bias", layer)
+    bias = reading.find(role + "_bias", layer)
     return out if bias is None else out + bias
 
 
@@ -96,7 +104,8 @@ def turned(reading: Reading, x: torch.Tensor) -> torch.Tensor:
 def rotary_angles(head_dim: int, theta: float, scaling: dict | None) -> torch.Tensor:
     """theta^(-2i/head_dim), stretched as the config says."""
     angles = torch.tensor([theta ** (-2 * i / head_dim) for i in range(head_dim // 2)], dtype=torch.float64)
-    kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+    scaling = scaling or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "linear":
         angles = angles / scaling["factor"]
     elif kind == "llama3":
@@ -176,7 +185,7 @@ def read_gguf_file(path: Path) -> Reading:
     reader = GGUFReader(str(path))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
-    def number(key: str, default: float | None = None) -> float:
+    def number(key: str, default: Any = None) -> Any:
         field = reader.get_field(f"llama.{key}")
         return default if field is None else field.contents()
 

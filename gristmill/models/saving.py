@@ -49,7 +49,7 @@ def save_model(
 
 def generation_config(tokenizer: Tokenizer | None) -> dict[str, Any]:
     """The content of generation_config.json: what begins a text, and every token that ends an answer."""
-    tokens = _special_tokens(tokenizer)
+    tokens: dict[str, Any] = dict(_special_tokens(tokenizer))
     if tokenizer is not None:
         ends = sorted(tokenizer.stop_ids)
         tokens["eos_token_id"] = ends[0] if len(ends) == 1 else ends
