@@ -1,7 +1,7 @@
 """Does every stage of the quickstart improve its own metric, whatever the seed?
 
-Runs the recipe once a seed (about nine minutes each on two cores) and collects the `gains` of its evaluation. A run that
-is there already is reused. Usage: python benchmarks/quickstart_seeds.py [--seeds 1337 7] [--runs-dir D] [--json]
+Runs the recipe once a seed (about nine minutes each on two cores) and collects the `gains` of its evaluation. A run
+that is there already is reused. Usage: python benchmarks/quickstart_seeds.py [--seeds 1337 7] [--runs-dir D] [--json]
 """
 
 from __future__ import annotations
