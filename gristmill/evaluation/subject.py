@@ -112,7 +112,7 @@ class Subject:
 
         if self._engine is None:
             with self.compute.autocast():
-                self._engine = Engine(self.model, slots=ENGINE_SLOTS)
+                self._engine = Engine(self.model, slots=ENGINE_SLOTS, vocab_size=self.tokenizer.vocab_size)
         engine: Engine = self._engine
         stops = self.tokenizer.stop_ids
         numbers = [engine.submit(prompt, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)]

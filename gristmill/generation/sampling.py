@@ -1,23 +1,24 @@
 """From logits to tokens, for all rows of a batch at once; every row as if it were alone.
 
-Order of operations as in transformers: repetition penalty, temperature, top-k, top-p. A row's randomness is one
-number that depends on (seed, position) only, turned into a token by inverting the distribution function.
+Order of operations as in transformers: repetition penalty, temperature, top-k, top-p. A row's random numbers depend on
+(seed, position) only and become tokens by inverting the distribution function.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gristmill.core.errors import UserError
+from gristmill.core.errors import InternalError, UserError
 
-NUCLEUS = 256
-"""Candidates looked at first for top-p; rows that need more get their whole vocabulary sorted."""
+OFTEN, ATTEMPTS = 0.5, 16
+"""From this top-p on a token of the whole distribution lies in the nucleus often enough to draw until one does, at most
+so many times; otherwise the vocabulary is sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,6 @@ class SamplingTable:
         self.device, self.vocab = device, vocab
         self.temperature = torch.ones(slots, 1, device=device)
         self.penalty = torch.ones(slots, 1, device=device)
-        self.top_p = torch.ones(slots, dtype=torch.float64, device=device)
         self.seed = torch.zeros(slots, dtype=torch.int64, device=device)
         self.position = torch.zeros(slots, dtype=torch.int64, device=device)
         """Tokens generated so far."""
@@ -75,7 +75,6 @@ class SamplingTable:
         self.settings[slot] = sampling
         self.temperature[slot] = sampling.temperature or 1.0
         self.penalty[slot] = sampling.repetition_penalty
-        self.top_p[slot] = sampling.top_p
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
         self.seed[slot] = seed - 2**64 if seed >= 2**63 else seed
         self.position[slot] = 0
@@ -86,7 +85,7 @@ class SamplingTable:
             self.seen[slot, torch.tensor(prompt, device=self.device)] = True
 
     def move(self, source: int, target: int) -> None:
-        for column in (self.temperature, self.penalty, self.top_p, self.seed, self.position, self.seen):
+        for column in (self.temperature, self.penalty, self.seed, self.position, self.seen):
             if column is not None:
                 column[target] = column[source]
         self.settings[target], self.settings[source] = self.settings[source], None
@@ -94,9 +93,14 @@ class SamplingTable:
     def choose(self, logits: Tensor, slots: list[int]) -> tuple[list[int], list[float], list[list[tuple[int, float]]]]:
         """logits (rows, vocab) fp32, row i of slot slots[i] -> tokens, their log-probabilities, the likeliest tokens.
 
-        Log-probabilities are those of the model itself: before penalty, temperature and truncation.
+        Log-probabilities are those of the model itself: before penalty, temperature and truncation. InternalError if
+        the logits are not finite.
         """
         settings: list[Sampling] = [self.settings[slot] for slot in slots]  # type: ignore[misc]
+        total = logits.logsumexp(-1)
+        if not bool(torch.isfinite(total).all()):
+            raise InternalError("the model gives logits that are not numbers",
+                                fix="check that its weights are whole, and how its training ended")
         index = torch.tensor(slots, device=self.device)
         scores = logits
         if any(s.repetition_penalty != 1.0 for s in settings):
@@ -108,11 +112,10 @@ class SamplingTable:
         if drawn:
             rows = torch.tensor(drawn, device=self.device)
             chosen = index[rows]
-            u = uniform(self.seed[chosen], self.position[chosen])
-            picks = draw(scores[rows] / self.temperature[chosen], u, [settings[row].top_k for row in drawn],
-                         self.top_p[chosen], [settings[row].top_p for row in drawn])
-            tokens[rows] = picks
-        total = logits.logsumexp(-1)
+            seed, place = self.seed[chosen], self.position[chosen] * (ATTEMPTS + 1)
+            tokens[rows] = draw(scores[rows] / self.temperature[chosen],
+                                lambda which, attempt: uniform(seed[which], place[which] + attempt),
+                                [settings[row].top_k for row in drawn], [settings[row].top_p for row in drawn])
         logprobs = logits.gather(-1, tokens[:, None])[:, 0] - total
         top: list[list[tuple[int, float]]] = [[] for _ in slots]
         most = max(s.logprobs for s in settings)
@@ -126,49 +129,65 @@ class SamplingTable:
         return tokens.tolist(), logprobs.tolist(), top
 
 
-def draw(scores: Tensor, u: Tensor, top_k: list[int], top_p: Tensor, top_p_list: list[float]) -> Tensor:
-    """One token a row. scores (rows, vocab), already divided by temperature; u (rows,) in [0, 1) float64.
+def draw(scores: Tensor, noise: Callable[[Tensor, int], Tensor], top_k: list[int], top_p: list[float]) -> Tensor:
+    """One token a row. scores (rows, vocab), already divided by temperature.
 
-    Rows are treated in groups of equal candidate count, a row's own property: no row's result depends on another.
+    noise: (rows (n,), attempt) -> numbers in [0, 1), (n,) float64, a function of each row alone. Rows are treated in
+    groups of equal candidate count, a row's own property: no row's result depends on another.
     """
     vocab = scores.shape[-1]
     tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-    groups: dict[int, list[int]] = {}
-    for row, (k, p) in enumerate(zip(top_k, top_p_list, strict=True)):
-        wanted = min(k, vocab) if k else (min(NUCLEUS, vocab) if p < 1 else 0)
-        groups.setdefault(wanted, []).append(row)
-    for count, members in sorted(groups.items()):
+    best: dict[int, list[int]] = {}
+    whole: list[int] = []
+    for row, (k, p) in enumerate(zip(top_k, top_p, strict=True)):
+        if k == 0 and p >= OFTEN:
+            whole.append(row)
+        else:
+            best.setdefault(min(k, vocab) if k else vocab, []).append(row)
+    limits = torch.tensor(top_p, dtype=torch.float64, device=scores.device)
+    if whole:
+        rows = torch.tensor(whole, device=scores.device)
+        unsettled = _by_trial(scores, rows, noise, limits, tokens)
+        if unsettled:
+            best.setdefault(vocab, []).extend(unsettled)
+    for count, members in sorted(best.items()):
         rows = torch.tensor(members, device=scores.device)
-        if count == 0:
-            tokens[rows] = _invert(scores[rows].double().softmax(-1), u[rows])
-            continue
-        k_less = torch.tensor([top_k[row] == 0 for row in members], device=scores.device)
-        tokens[rows] = _among_best(scores[rows], u[rows], top_p[rows], count, k_less)
+        tokens[rows] = _among_best(scores[rows], noise(rows, ATTEMPTS), limits[rows], count)
     return tokens
 
 
-def _among_best(scores: Tensor, u: Tensor, top_p: Tensor, count: int, whole: Tensor) -> Tensor:
-    """Draw among the `count` best; `whole` (rows,) says where probabilities are those of the whole vocabulary."""
+def _by_trial(scores: Tensor, rows: Tensor, noise: Callable[[Tensor, int], Tensor], top_p: Tensor,
+              tokens: Tensor) -> list[int]:
+    """Fill `tokens` by drawing from the whole distribution until the token lies in the nucleus; gives the rows that had
+    no luck. No sorting: a token is in the nucleus if all likelier ones together have less than top_p."""
+    weights = scores[rows].softmax(-1)
+    running = weights.cumsum(-1, dtype=torch.float64)
+    for attempt in range(ATTEMPTS):
+        found = _invert(running, noise(rows, attempt))
+        own = weights.gather(-1, found[:, None])
+        likelier = torch.where(weights > own, weights, 0.0).sum(-1, dtype=torch.float64)
+        fits = (likelier < top_p[rows] * running[:, -1]) | (top_p[rows] >= 1)
+        tokens[rows[fits]] = found[fits]
+        if bool(fits.all()):
+            return []
+        rows, weights, running = rows[~fits], weights[~fits], running[~fits]
+    return rows.tolist()
+
+
+def _among_best(scores: Tensor, u: Tensor, top_p: Tensor, count: int) -> Tensor:
+    """Draw among the `count` best, of these among the likeliest that together have `top_p` (rows,)."""
     values, ids = scores.topk(count, dim=-1)
-    values = values.double()
-    total = torch.where(whole, scores.double().logsumexp(-1), values.logsumexp(-1))
-    probabilities = (values - total[:, None]).exp()
-    before = probabilities.cumsum(-1) - probabilities
-    kept = before < top_p[:, None]
-    tokens = ids.gather(-1, _invert(probabilities * kept, u)[:, None])[:, 0]
-    more = (whole & kept.all(-1)).nonzero()[:, 0] if count < scores.shape[-1] else whole.new_zeros(0, dtype=torch.int64)
-    if len(more):  # the nucleus may be larger than what was looked at
-        tokens[more] = _among_best(scores[more], u[more], top_p[more], scores.shape[-1], whole[more])
-    return tokens
+    weights = values.softmax(-1).double()
+    before = weights.cumsum(-1) - weights
+    kept = weights * (before < top_p[:, None])
+    return ids.gather(-1, _invert(kept.cumsum(-1), u)[:, None])[:, 0]
 
 
-def _invert(weights: Tensor, u: Tensor) -> Tensor:
-    """The first index at which the running sum of `weights` (rows, n) passes u times their total."""
-    running = weights.cumsum(-1)
-    target = u[:, None] * running[:, -1:]
-    index = torch.searchsorted(running, target, right=True)[:, 0]
-    last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)  # rounding must not pick a weight of zero
-    return torch.minimum(index, last)
+def _invert(running: Tensor, u: Tensor) -> Tensor:
+    """The first index at which the running sums (rows, n) of some weights pass u times their total."""
+    total = running[:, -1:]
+    target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(running, target, right=True)[:, 0]
 
 
 def uniform(seed: Tensor, position: Tensor) -> Tensor:

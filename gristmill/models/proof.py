@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ def prove(model: Decoder, witnesses: dict[str, Callable[[list[int]], Trace]], wh
     The result is JSON-ready: {"tokens", "tolerance", "witnesses": {name: {"blocks", "logits", "largest", ...}}}.
     """
     ids = proof_ids(model.config.vocab_size, min(TOKENS, model.config.context))
-    ours = trace(model, ids)
+    with full_precision():
+        ours = trace(model, ids)
+        theirs = {name: witness(ids) for name, witness in witnesses.items()}
     found: dict[str, Any] = {}
-    for name, witness in witnesses.items():
-        result = compare(ours, witness(ids))
+    for name, other in theirs.items():
+        result = compare(ours, other)
         if not result["largest"] <= TOLERANCE:
             block = next((i for i, d in enumerate(result["blocks"]) if not d <= TOLERANCE), None)
             place = "the logits" if block is None else f"block {block}"
@@ -100,6 +103,18 @@ def prove(model: Decoder, witnesses: dict[str, Callable[[list[int]], Trace]], wh
                     "write them anew, and report it if it stays")
         found[name] = result
     return {"tokens": len(ids), "tolerance": TOLERANCE, "witnesses": found}
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """fp32 products without the shortcuts that training may have allowed in this process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def has_transformers() -> bool:

@@ -346,7 +346,7 @@ def new_engine(model: Any, slots: int) -> Any:
     """The engine that offline generation uses, with as many slots as answers may run together."""
     from gristmill.generation import Engine
 
-    return Engine(model.model, slots=slots)
+    return Engine(model.model, slots=slots, vocab_size=model.tokenizer.vocab_size)
 
 
 def _post(loop: asyncio.AbstractEventLoop, pieces: list[tuple[Answer, Piece | Exception]]) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from gristmill.core.errors import UserError
+from gristmill.core.errors import InternalError, UserError
 from gristmill.generation import Engine, Output, Sampling
 from gristmill.generation.engine import PREFILL_TOKENS
 from gristmill.generation.packing import PackedDecoder, PlainDecoder
@@ -264,3 +264,12 @@ def test_events_of_others_are_kept_for_the_next_step(model):
     assert [event.request for event in events] == [other] * 5
     assert [event.token for event in events] == slow(model, [9, 8], Sampling(max_tokens=5)).tokens
     assert not engine.busy
+
+
+def test_weights_that_are_not_numbers_are_an_error_not_a_token():
+    model = random_decoder()
+    with torch.no_grad():
+        model.blocks[1].mlp.down.weight[0, 0] = float("nan")
+    for sampling in (Sampling(temperature=0), Sampling(seed=1), Sampling(seed=1, top_k=3)):
+        with pytest.raises(InternalError, match="not numbers"):
+            Engine(model).generate([[1, 2]], sampling)

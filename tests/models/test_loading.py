@@ -163,3 +163,22 @@ def test_a_proof_finds_one_changed_weight_and_names_the_block(tmp_path):
         model.blocks[1].mlp.up.weight[3, 5] += 0.5
     with pytest.raises(InternalError, match="first difference at block 1"):
         proof.prove(model, {"slow reading": lambda ids: proof.trace_reference(tmp_path, ids)}, "here")
+
+
+def test_a_proof_runs_in_full_precision_whatever_training_left(tmp_path):
+    model, seen = random_decoder(), []
+    save_model(model, tmp_path)
+
+    def witness(ids):
+        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return proof.trace_reference(tmp_path, ids)
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            proof.prove(model, {"slow reading": witness}, "here")
+        assert seen == [("highest", False)]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -39,8 +39,11 @@ class Samples:
     """Held-out functions that are asked about and asked for."""
     max_tokens: int = 64
     """Longest answer."""
+    repetition_penalty: float = 1.15
+    """Greedy answers of small models go round in circles without it; 1 switches it off."""
 
     def __post_init__(self) -> None:
+        require(self.repetition_penalty > 0, "repetition_penalty", "must be positive")
         require(self.functions >= 0, "functions", "must not be negative")
         require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
 
@@ -69,7 +72,8 @@ class Samples:
         if not any(fits) and asked:
             raise UserError(f"no prompt of `samples` fits the context of {subject.context} tokens",
                             where=subject.name, fix="give shorter prompts")
-        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0, stop_ids=subject.stop_ids)
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0, stop_ids=subject.stop_ids,
+                            repetition_penalty=self.repetition_penalty)
         kept = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
         written = iter(subject.write(kept, [sampling] * len(kept), bar))
         return {"outputs": [next(written).text if fit else f"(a prompt of {len(ids)} tokens does not fit the context)"
