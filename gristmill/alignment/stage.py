@@ -78,7 +78,8 @@ class Align:
         if not prompts:
             raise UserError("no documented function fits the model's context", where=f"{context.name}: data",
                             fix="lower data.max_tokens, or use a corpus with documented Python functions")
-        records = sample(context, Engine(model, slots=64, vocab_size=tokenizer.vocab_size), tokenizer, self.data, prompts)
+        engine = Engine(model, slots=64, vocab_size=tokenizer.vocab_size)
+        records = sample(context, engine, tokenizer, self.data, prompts)
         train, valid = pair_up(self.data, prompts, records)
         counts = {"answers": len(records), "parse": sum(r["accepted"] for r in records),
                   "trivial": sum(r["trivial"] for r in records), "train_pairs": len(train), "valid_pairs": len(valid)}
