@@ -58,7 +58,9 @@ def main() -> None:
                             check=False).stdout.strip()
     stored = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, "processor": platform.processor(),
               "comparisons": results}
-    (ROOT / "benchmarks" / "results" / "quickstart_seeds.json").write_text(json.dumps(stored, indent=1) + "\n")
+    results_folder = ROOT / "benchmarks" / "results"
+    results_folder.mkdir(exist_ok=True)
+    (results_folder / "quickstart_seeds.json").write_text(json.dumps(stored, indent=1) + "\n")
     for result in results:
         if arguments.json:
             print(json.dumps(result))

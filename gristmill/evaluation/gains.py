@@ -75,6 +75,9 @@ def _gain(stage: str, table: Mapping[str, Any], compared: Mapping[str, Any]) -> 
         if improved and not holds:
             remarks.append("so the gain does not hold at matched length")
         improved = improved and holds
+    smallest = 2.0 ** (1 - compared["n"])
+    if not improved and compared["p_value"] <= smallest and smallest >= ALPHA:
+        remarks.append(f"{compared['n']} documents allow no smaller p: evaluate on more text (max_bytes)")
     return {**entry, "improved": bool(improved), "text": sentence(entry, improved, remarks)}
 
 

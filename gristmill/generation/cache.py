@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gristmill.models.config import DecoderConfig
-from gristmill.models.layers.attention import causal_attention
+from gristmill.models.layers.attention import attention
 
 GRAIN = 64
 """Attention runs over lengths rounded up to this; what lies beyond a request's own length counts exactly zero."""
@@ -74,7 +74,7 @@ class DecodeView:
         hidden = torch.arange(self.span, device=device) > self.places[:, None]
         self.mask = torch.zeros(rows, 1, 1, self.span, device=device).masked_fill(hidden[:, None, None], -math.inf)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """q (rows, heads, 1, head_dim), k and v (rows, kv_heads, 1, head_dim) -> like q."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.index, :, self.places] = k.squeeze(2).to(keys.dtype)
@@ -104,7 +104,7 @@ class PrefillView:
         if cache is not None:
             cache.reserve(max(segment.start + segment.count for segment in segments))
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """q (1, heads, tokens, head_dim), k and v (1, kv_heads, tokens, head_dim) -> like q."""
         parts, at = [], 0
         for segment in self.segments:
@@ -122,7 +122,7 @@ class PrefillView:
             if segment.start:
                 k, v = (part[None, :, :stop].to(q.dtype) for part in (keys, values))
                 return _continued(q, k, v, segment.start)
-        return causal_attention(q, k, v)
+        return attention(q, k, v)
 
 
 def _continued(q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:

@@ -15,10 +15,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from gristmill.models.config import DecoderConfig
 from gristmill.models.decoder import Block, Cache, Decoder
-from gristmill.models.layers.rotary import rotate
+from gristmill.models.layers.mlp import GatedMLP
+from gristmill.models.layers.rotary import Rotary, rotate
 
 SHARE_OF_MEMORY = 0.5
 """Packed copies are made when they take less than this share of the free memory."""
@@ -64,9 +66,9 @@ class PackedBlock:
     """One block's products, and the block itself for its norms."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        attention, mlp = block.attention, block.mlp
+        attention, mlp = block.attention, cast(GatedMLP, block.mlp)
         inputs = (attention.query, attention.key, attention.value)
-        self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
+        self.attention_norm, self.mlp_norm = block.attention_norm, cast(nn.Module, block.mlp_norm)
         self.inputs = PackedLinear([m.weight for m in inputs], [m.bias for m in inputs], dtype)
         self.output = PackedLinear([attention.output.weight], [attention.output.bias], dtype)
         self.wide = PackedLinear([mlp.gate.weight, mlp.up.weight], [mlp.gate.bias, mlp.up.bias], dtype)
@@ -88,7 +90,7 @@ class PackedDecoder:
         """States after the last norm (batch, time, dim); input_ids and position_ids (batch, time)."""
         heads, kv_heads, size = self.config.heads, self.config.kv_heads, self.config.head_dim
         x = F.embedding(input_ids, self.model.embedding.weight)
-        cos, sin = (table.to(self.dtype) for table in self.model.rotary(position_ids))
+        cos, sin = (table.to(self.dtype) for table in cast(Rotary, self.model.rotary)(position_ids))
         for layer, block in enumerate(self.blocks):
             joined = block.inputs(block.attention_norm(x)).unflatten(-1, (-1, size)).transpose(1, 2)
             turned = rotate(joined[:, : heads + kv_heads], cos, sin)
@@ -125,10 +127,16 @@ class PlainDecoder:
         return contextlib.nullcontext() if same else torch.autocast(weight.device.type, self.dtype)
 
 
+def like_llama(config: DecoderConfig) -> bool:
+    """Whether a decoder has the parts that the packed form knows."""
+    return (config.positions, config.norm, config.mlp, config.parallel, config.qk_norm, config.window) == (
+        "rotary", "rms", "swiglu", False, False, None)
+
+
 @torch.no_grad()
 def prepare(model: Decoder, dtype: torch.dtype, vocab_size: int) -> PackedDecoder | PlainDecoder:
     """The form in which `model` generates fastest here, with products in `dtype`."""
-    if type(model) is not Decoder or model.head_weight.device.type != "cpu":
+    if type(model) is not Decoder or not like_llama(model.config) or model.head_weight.device.type != "cpu":
         return PlainDecoder(model, dtype, vocab_size)
     needed = sum(parameter.nbytes for parameter in model.parameters())
     free = needed * 10

@@ -1,4 +1,4 @@
-"""The decoder body: pre-norm blocks of causal attention and SwiGLU, as in Llama (arXiv:2302.13971)."""
+"""The decoder body: causal blocks of attention and feed-forward, from GPT-2 to Llama and their relatives."""
 
 from __future__ import annotations
 
@@ -8,109 +8,104 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.models.body import Body
 from gristmill.models.config import DecoderConfig
-from gristmill.models.layers.attention import causal_attention
+from gristmill.models.layers.attention import attention
+from gristmill.models.layers.linear import joined_linear
+from gristmill.models.layers.masks import Pattern
+from gristmill.models.layers.mlp import make_mlp
+from gristmill.models.layers.norms import RMSNorm, make_norm
 from gristmill.models.layers.rotary import Rotary, rotate
+
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines of rotary positions."""
 
 
 class Cache(Protocol):
     """Keys and values of earlier tokens; owns their storage and the masking of ragged batches."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (batch, heads, time, head_dim), k and v (batch, kv_heads, time, head_dim), rotated -> like q."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+        """q (batch, heads, time, head_dim), k and v (batch, kv_heads, time, head_dim), rotated -> like q.
 
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the mean square taken in fp32 (arXiv:1910.07467)."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        window: a query sees only keys less than this many positions before it.
+        """
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention with rotary positions."""
+    """Grouped-query self-attention."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
+        self.pattern = Pattern(causal=True, window=config.layer_window(layer))
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.sizes = (wide, narrow, narrow)
-        self.query = nn.Linear(config.dim, wide, bias=config.attention_bias)
-        self.key = nn.Linear(config.dim, narrow, bias=config.attention_bias)
-        self.value = nn.Linear(config.dim, narrow, bias=config.attention_bias)
-        self.output = nn.Linear(wide, config.dim, bias=config.attention_bias)
+        self.query = nn.Linear(config.dim, wide, bias=config.qkv_bias)
+        self.key = nn.Linear(config.dim, narrow, bias=config.qkv_bias)
+        self.value = nn.Linear(config.dim, narrow, bias=config.qkv_bias)
+        self.output = nn.Linear(wide, config.dim, bias=config.output_bias)
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
+        self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """x (batch, time, dim) -> (batch, time, dim)."""
         q, k, v = (self._heads(part) for part in joined_linear(x, self.query, self.key, self.value))
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
         if cache is None:
-            mixed = causal_attention(q, k, v, document_ids)
+            mixed = attention(q, k, v, document_ids, pattern=self.pattern, prefix=prefix,
+                              dropout=self.dropout if self.training else 0.0)
         else:
-            mixed = cache.attend(self.layer, q, k, v)
+            mixed = cache.attend(self.layer, q, k, v, self.pattern.window)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.dim, config.mlp_dim, bias=config.mlp_bias)
-        self.up = nn.Linear(config.dim, config.mlp_dim, bias=config.mlp_bias)
-        self.down = nn.Linear(config.mlp_dim, config.dim, bias=config.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = joined_linear(x, self.gate, self.up)
-        return self.down(F.silu(gate) * up)
-
-
-def joined_linear(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
-    """Several projections of the same input as one matrix product: the weights stay apart, the work does not."""
-    weight = torch.cat([linear.weight for linear in linears])
-    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    return F.linear(x, weight, bias).split([linear.out_features for linear in linears], dim=-1)
-
-
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); or both from one norm at once (`parallel`)."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.dropout = config.dropout
+        self.attention_norm = make_norm(config.norm, config.dim, config.norm_eps, config.norm_bias)
         self.attention = Attention(config, layer)
-        self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
-        self.mlp = SwiGLU(config)
+        self.mlp_norm = None if config.parallel else make_norm(
+            config.norm, config.dim, config.norm_eps, config.norm_bias)
+        self.mlp = make_mlp(config.dim, config.mlp_dim, config.mlp, config.mlp_bias)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
+        self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, document_ids, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        normed = self.attention_norm(x)
+        mixed = self.attention(normed, angles, document_ids, prefix, cache)
+        if self.mlp_norm is None:
+            return x + self._dropped(mixed + self.mlp(normed))
+        x = x + self._dropped(mixed)
+        return x + self._dropped(self.mlp(self.mlp_norm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
-class Decoder(nn.Module):
+class Decoder(Body):
     """Token ids in, logits out."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
+        rotary = config.positions == "rotary"
+        self.positions = None if rotary else nn.Embedding(config.context, config.dim)
+        self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling) if rotary else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = make_norm(config.norm, config.dim, config.norm_eps, config.norm_bias)
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
@@ -124,20 +119,27 @@ class Decoder(nn.Module):
         *,
         document_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        prefix: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """States after the last norm, (batch, time, dim).
 
         input_ids (batch, time); document_ids (batch, time): attention stays within equal ids (ignored with a
-        cache); position_ids (batch or 1, time), default 0, 1, 2, ...: rotary attention sees only differences,
-        so packed documents need no positions of their own.
+        cache); position_ids (batch or 1, time), default 0, 1, 2, ..., for learned positions anew in every document
+        (rotary attention sees only differences); prefix (batch, time) of bool: tokens that all of their document see.
         """
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        cos, sin = self.rotary(position_ids)
+            if self.positions is not None and document_ids is not None:
+                position_ids = positions_in_documents(document_ids)
         x = self.embedding(input_ids)
+        if self.positions is not None:
+            x = x + self.positions(position_ids)
+        if self.config.dropout and self.training:
+            x = F.dropout(x, self.config.dropout)
+        angles = None if self.rotary is None else self.rotary(position_ids)
         for block in self.blocks:
-            x = block(x, cos, sin, document_ids, cache)
+            x = block(x, angles, document_ids, prefix, cache)
         return self.norm(x)
 
     def forward(
@@ -146,10 +148,12 @@ class Decoder(nn.Module):
         *,
         document_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        prefix: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Logits (batch, time, vocab); arguments as in `hidden`."""
-        states = self.hidden(input_ids, document_ids=document_ids, position_ids=position_ids, cache=cache)
+        states = self.hidden(input_ids, document_ids=document_ids, position_ids=position_ids, prefix=prefix,
+                             cache=cache)
         return F.linear(states, self.head_weight)
 
     @torch.no_grad()
@@ -167,7 +171,17 @@ class Decoder(nn.Module):
                 parameter.zero_()
             elif name == "embedding.weight":
                 parameter.normal_(0.0, 1.0 if not self.config.tied_head else self.config.dim**-0.5, generator=generator)
+            elif name == "positions.weight":
+                parameter.normal_(0.0, 0.1 * self.config.dim**-0.5, generator=generator)
             elif name == "head.weight":
                 parameter.normal_(0.0, 0.001, generator=generator)
             else:
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+
+
+def positions_in_documents(document_ids: Tensor) -> Tensor:
+    """Position of each token since the start of its document; document_ids (batch, time) -> (batch, time) int64."""
+    places = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return places - torch.where(starts, places, 0).cummax(dim=1).values

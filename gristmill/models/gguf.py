@@ -71,7 +71,7 @@ def read_gguf(path: Path | str) -> tuple[DecoderConfig, dict[str, Tensor]]:
         state[ours] = weight
     from gristmill.models.families.llama import LLAMA
 
-    wanted = set(LLAMA.names(config))
+    wanted = {name for rule in LLAMA.rules(config) for name in rule.ours}
     missing, unexpected = sorted(wanted - set(state)), sorted(set(unexpected) | (set(state) - wanted))
     if missing or unexpected:
         raise UserError(f"the weights do not fit a Llama model (missing: {', '.join(missing[:8]) or 'none'}; "
@@ -165,7 +165,7 @@ def _config(reader: GGUFReader, tensors: dict[str, Any], where: str) -> DecoderC
             rope_scaling=_scaling(reader, tensors, size, theta, where),
             norm_eps=_shortest(number("attention.layer_norm_rms_epsilon")),
             tied_head="output.weight" not in tensors,
-            attention_bias="blk.0.attn_q.bias" in tensors and "blk.0.attn_output.bias" in tensors,
+            qkv_bias="blk.0.attn_q.bias" in tensors, output_bias="blk.0.attn_output.bias" in tensors,
             mlp_bias="blk.0.ffn_gate.bias" in tensors,
         )
     except (ValueError, TypeError) as error:

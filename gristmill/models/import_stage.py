@@ -75,10 +75,11 @@ class ImportModel:
         found: dict[str, Any] = {}
         if not source.is_dir() or any(source.glob("*.safetensors")):  # the slow reader opens no pickles
             found["source"] = proof.prove(
-                model, {"slow reading of the source": lambda ids: proof.trace_reference(source, ids)}, self.source)
-        witnesses: dict[str, Any] = {"slow reading": lambda ids: proof.trace_reference(work, ids)}
+                model, {"slow reading of the source": lambda inputs: proof.trace_reference(source, inputs)},
+                self.source)
+        witnesses: dict[str, Any] = {"slow reading": lambda inputs: proof.trace_reference(work, inputs)}
         if proof.has_transformers():
-            witnesses["transformers"] = lambda ids: proof.trace_transformers(work, ids)
+            witnesses["transformers"] = lambda inputs: proof.trace_transformers(work, inputs)
         found["written"] = proof.prove(load_model(work), witnesses, "the imported folder")
         return found
 

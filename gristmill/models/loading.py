@@ -13,18 +13,16 @@ from torch import Tensor
 
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json
-from gristmill.models.config import DecoderConfig
-from gristmill.models.decoder import Decoder
 from gristmill.models.families import FAMILIES, Family
-from gristmill.models.layers.rotary import Rotary
+from gristmill.models.layers.rotary import Tables
 
 KINDS = "a folder with config.json and model.safetensors, a .gguf file, or a llama2.c .bin file"
 
 
 def load_model(
     source: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
-) -> Decoder:
-    """A model from a public folder, a `.gguf` file or a llama2.c `.bin` file, in eval mode.
+) -> Any:
+    """A model of whatever family, from a public folder, a `.gguf` file or a llama2.c `.bin` file, in eval mode.
 
     dtype: of the weights in memory; None keeps what the file has. Raises UserError where the source is missing,
     damaged, incomplete, or asks for what we cannot compute.
@@ -49,10 +47,10 @@ def load_model(
 
 
 def build(
-    config: DecoderConfig, state: Mapping[str, Tensor], *, device: torch.device | str = "cpu",
+    config: Any, state: Mapping[str, Tensor], *, device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None, where: str = "weights",
-) -> Decoder:
-    """A decoder around tensors that are already there; nothing is initialised first."""
+) -> Any:
+    """A model around tensors that are already there; nothing is initialised first."""
     model = skeleton(config)
     wrong = [f"{name} is {tuple(state[name].shape)}, the config says {tuple(wanted.shape)}"
              for name, wanted in model.state_dict().items()
@@ -61,23 +59,25 @@ def build(
         raise UserError(f"{len(wrong)} weights have another shape than the config says: {'; '.join(wrong[:6])}",
                         where=where, fix="take config.json and weights from the same model")
     model.load_state_dict({name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}, assign=True)
-    # The tables are no weights and still lie on the meta device; they stay fp32 whatever the weights are.
-    model.rotary = Rotary(*model.rotary.settings).to(device)
+    # Tables are no weights and still lie on the meta device; they stay fp32 whatever the weights are.
+    for module in model.modules():
+        if isinstance(module, Tables):
+            module.build_tables(torch.device(device))
     return model.eval()
 
 
-def skeleton(config: DecoderConfig) -> Decoder:
-    """A decoder without storage (meta device): its shapes, names and counts cost nothing at any size."""
+def skeleton(config: Any) -> Any:
+    """A model without storage (meta device): its shapes, names and counts cost nothing at any size."""
     with torch.device("meta"):
-        return Decoder(config)
+        return FAMILIES[config.family].body(config)
 
 
-def count_parameters(config: DecoderConfig) -> int:
+def count_parameters(config: Any) -> int:
     """Parameters of a model of this config; a tied head counts once."""
     return sum(parameter.numel() for parameter in skeleton(config).parameters())
 
 
-def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
+def read_config(folder: Path) -> tuple[Family, Any]:
     """Family and config of a public folder; UserError lists the families where it is none of ours."""
     where = str(folder / "config.json")
     public = read_json(folder / "config.json")
@@ -85,7 +85,8 @@ def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
         raise UserError("this is no JSON object", where=where)
     named = set(public.get("architectures") or [])
     for family in FAMILIES.values():
-        if named & set(family.architectures) or (not named and public.get("model_type") == family.name):
+        if named & set(family.architectures) or (
+                not named and public.get("model_type") in (family.model_types or (family.name,))):
             try:
                 return family, family.config_from_public(public)
             except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from gristmill.core.errors import InternalError
 from gristmill.core.seeds import derive_seed
 from gristmill.models import reference
-from gristmill.models.decoder import Decoder
+from gristmill.models.families import FAMILIES
+from gristmill.models.loading import read_config
 
 TOLERANCE = 1e-4
 """Largest allowed difference in fp32, relative to the largest magnitude."""
@@ -23,6 +24,8 @@ TOKENS = 48
 
 Trace = tuple[list[Tensor], Tensor]
 """States (tokens, dim) after every block; logits (tokens, vocab)."""
+Inputs = Mapping[str, Tensor]
+"""Arguments of `forward` for one row, by the names that transformers and we share."""
 
 
 def proof_ids(vocab_size: int, count: int = TOKENS) -> list[int]:
@@ -30,40 +33,55 @@ def proof_ids(vocab_size: int, count: int = TOKENS) -> list[int]:
     return [derive_seed("proof", i) % vocab_size for i in range(count)]
 
 
-@torch.no_grad()
-def trace(model: Decoder, ids: list[int]) -> Trace:
-    """What our decoder computes, block by block."""
-    states: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda module, given, out: states.append(out[0].float().cpu()))
-             for block in model.blocks]
-    try:
-        logits = model(torch.tensor([ids], device=model.head_weight.device))[0].float().cpu()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return states, logits
+def probe(config: Any, ids: list[int] | None = None) -> dict[str, Tensor]:
+    """Inputs for a model of this config over `ids`, by default those of `proof_ids`."""
+    if ids is None:
+        ids = proof_ids(config.vocab_size, min(TOKENS, config.context))
+    return FAMILIES[config.family].probe(config, ids)
 
 
 @torch.no_grad()
-def trace_reference(source: Path, ids: list[int]) -> Trace:
+def trace(model: Any, inputs: Inputs) -> Trace:
+    """What our model computes, block by block."""
+    device = model.head_weight.device
+    return _hooked(model, model.all_blocks, {name: tensor.to(device) for name, tensor in inputs.items()})
+
+
+@torch.no_grad()
+def trace_reference(source: Path, inputs: Inputs) -> Trace:
     """What the slow reader computes from a folder or file."""
-    return reference.run(reference.read(source), ids)
+    return reference.run(source, inputs)
 
 
 @torch.no_grad()
-def trace_transformers(folder: Path, ids: list[int]) -> Trace:
+def trace_transformers(folder: Path, inputs: Inputs) -> Trace:
     """What transformers computes from a public folder."""
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager").eval()
+    family, _ = read_config(folder)
+    public = getattr(transformers, family.public_class).from_pretrained(
+        str(folder), dtype=torch.float32, attn_implementation="eager").eval()
+    blocks = [block for path in family.public_blocks for block in public.get_submodule(path)]
+    return _hooked(public, blocks, inputs)
+
+
+def _hooked(model: Any, blocks: Iterable[Any], inputs: Inputs) -> Trace:
     states: list[Tensor] = []
-    for layer in model.model.layers:
-        layer.register_forward_hook(
-            lambda module, given, out: states.append((out[0] if isinstance(out, tuple) else out).reshape(len(ids), -1)))
-    logits = model(torch.tensor([ids])).logits[0]
-    return states, logits
+
+    def keep(module: Any, given: Any, out: Any) -> None:
+        states.append((out[0] if isinstance(out, tuple) else out).flatten(0, -2).float().cpu())
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
+    try:
+        out = model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    logits = out if isinstance(out, Tensor) else next(
+        out[name] for name in ("logits", "prediction_logits") if name in out)
+    return states, logits[0].float().cpu()
 
 
 def compare(ours: Trace, theirs: Trace) -> dict[str, Any]:
@@ -80,15 +98,15 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return round(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)), 12)
 
 
-def prove(model: Decoder, witnesses: dict[str, Callable[[list[int]], Trace]], where: str) -> dict[str, Any]:
+def prove(model: Any, witnesses: dict[str, Callable[[Inputs], Trace]], where: str) -> dict[str, Any]:
     """Compare `model` with every witness; InternalError if one differs by more than the tolerance.
 
     The result is JSON-ready: {"tokens", "tolerance", "witnesses": {name: {"blocks", "logits", "largest", ...}}}.
     """
-    ids = proof_ids(model.config.vocab_size, min(TOKENS, model.config.context))
+    inputs = probe(model.config)
     with full_precision():
-        ours = trace(model, ids)
-        theirs = {name: witness(ids) for name, witness in witnesses.items()}
+        ours = trace(model, inputs)
+        theirs = {name: witness(inputs) for name, witness in witnesses.items()}
     found: dict[str, Any] = {}
     for name, other in theirs.items():
         result = compare(ours, other)
@@ -102,7 +120,7 @@ def prove(model: Decoder, witnesses: dict[str, Callable[[list[int]], Trace]], wh
                 fix="the files were changed or damaged since they were written, or our mapping is wrong; "
                     "write them anew, and report it if it stays")
         found[name] = result
-    return {"tokens": len(ids), "tolerance": TOLERANCE, "witnesses": found}
+    return {"tokens": inputs["input_ids"].shape[1], "tolerance": TOLERANCE, "witnesses": found}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gristmill.core.files import disk_errors, write_json
-from gristmill.models.decoder import Decoder
+from gristmill.models.body import Body
 from gristmill.models.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "
 
 
 def save_model(
-    model: Decoder, folder: Path | str, *, tokenizer: Tokenizer | None = None, dtype: torch.dtype | None = None,
+    model: Body, folder: Path | str, *, tokenizer: Tokenizer | None = None, dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write config.json, model.safetensors, generation_config.json and the tokenizer's files into `folder`.
@@ -34,7 +34,7 @@ def save_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    family = FAMILIES["llama"]
+    family = FAMILIES[model.config.family]
     save_tensors(family.to_public(state, model.config), folder, shard_bytes)
     stored = dtype or next(model.parameters()).dtype
     tokens = _special_tokens(tokenizer)

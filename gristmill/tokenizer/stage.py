@@ -16,7 +16,7 @@ from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
 from gristmill.tokenizer.chat import DEFAULT_TEMPLATE
 from gristmill.tokenizer.tokenizer import Tokenizer
-from gristmill.tokenizer.train import SPECIAL_TOKENS, smallest_vocabulary, train_bpe
+from gristmill.tokenizer.train import MASK, SPECIAL_TOKENS, smallest_vocabulary, train_bpe
 
 MEASURED_MB = 4
 """Text, in MB, that bytes per token and unused entries are measured on."""
@@ -38,11 +38,16 @@ class TrainTokenizer:
     """A pair of pieces seen less often than this is never merged."""
     special_tokens: list[str] | None = None
     """Further special tokens, after the seven that every tokenizer of ours has."""
+    mask: bool = False
+    """Add <|mask|>, which masked language models (bert, roberta, xlm) need."""
+    sentinels: int = 0
+    """Add <extra_id_0>, <extra_id_1>, ... for the spans that encoder-decoders (t5) cut out; T5 has 100."""
     chat_template: str | None = None
     """A Jinja chat template in place of the default one; it is rendered in a sandbox."""
 
     def __post_init__(self) -> None:
-        extra = self.special_tokens or []
+        require(0 <= self.sentinels <= 1000, "sentinels", "must be from 0 to 1000")
+        extra = self._extra_tokens
         require(all(t.strip() for t in extra), "special_tokens", "a special token cannot be empty")
         require(len({*SPECIAL_TOKENS, *extra}) == len(SPECIAL_TOKENS) + len(extra), "special_tokens",
                 f"each must be new; always there are {', '.join(SPECIAL_TOKENS)}")
@@ -51,6 +56,11 @@ class TrainTokenizer:
         # The trainer counts pairs in 32 bits: beyond this the counts could overflow without a word.
         require(0 < self.sample_mb <= 2000, "sample_mb", "must be above 0 and at most 2000")
         require(self.min_count >= 1, "min_count", "must be at least 1")
+
+    @property
+    def _extra_tokens(self) -> list[str]:
+        sentinels = [f"<extra_id_{number}>" for number in range(self.sentinels)]
+        return [*([MASK] if self.mask else []), *sentinels, *(self.special_tokens or [])]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Train, measure and save. The same config, seed and corpus give the same bytes."""
@@ -61,7 +71,7 @@ class TrainTokenizer:
         with context.progress.bar("tokenizer: reading", read / 1e6, "MB") as bar:
             texts = _reported(chosen, bar)
             tokenizer = train_bpe(
-                texts, vocab_size=self.vocab_size, extra_special_tokens=self.special_tokens or (),
+                texts, vocab_size=self.vocab_size, extra_special_tokens=self._extra_tokens,
                 chat_template=self.chat_template or DEFAULT_TEMPLATE, min_count=self.min_count)
         if tokenizer.end_of_turn_id is None:
             raise UserError("the chat template closes no answer with a special token", where="chat_template",

@@ -22,7 +22,8 @@ from gristmill.tokenizer.splits import split_named
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """The files of a saved tokenizer: what a model folder must carry beside its weights."""
 
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "cls_token", "sep_token")
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -55,6 +56,8 @@ class Tokenizer:
         self._vocabulary = self._text.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(self._vocabulary.values()) + 1
         self.bos_id, self.pad_id, self.unk_id = (self._id(r) for r in ("bos_token", "pad_token", "unk_token"))
+        self.mask_id = self._id("mask_token")
+        """What stands for a hidden token (masked language models), or None."""
         eos = self._id("eos_token")
         eos = eos if eos is not None else self._first_known("</s>", "<|endoftext|>", "[SEP]")
         if eos is None:
@@ -261,6 +264,12 @@ class Tokenizer:
     def end_of_turn_id(self) -> int | None:
         """The token with which the chat template closes an answer; None without template or without such a token."""
         return chat.find_end_of_turn(self) if self.chat_template else None
+
+    @cached_property
+    def sentinel_ids(self) -> list[int]:
+        """The tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for cut-out spans (T5), in this order."""
+        found = {int(match[1]): i for i, name in self._added.items() if (match := SENTINEL.fullmatch(name))}
+        return [found[number] for number in sorted(found)]
 
     @property
     def stop_ids(self) -> frozenset[int]:

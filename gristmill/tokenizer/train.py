@@ -12,7 +12,7 @@ from gristmill.tokenizer.chat import DEFAULT_TEMPLATE
 from gristmill.tokenizer.splits import split_named
 from gristmill.tokenizer.tokenizer import Tokenizer, configuration
 
-PAD, BOS, EOS, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|end|>"
+PAD, BOS, EOS, END, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|end|>", "<|mask|>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", END)
 """Ids 0 to 6 of every tokenizer of ours, in this order."""
 
@@ -66,4 +66,5 @@ def train_bpe(
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)])
     return Tokenizer(backend.to_str(), configuration(
-        bos_token=BOS, eos_token=EOS, pad_token=PAD, chat_template=chat_template))
+        bos_token=BOS, eos_token=EOS, pad_token=PAD, mask_token=MASK if MASK in specials else None,
+        chat_template=chat_template))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from gristmill.core.errors import MachineError
 from gristmill.core.stage import Runtime
+from gristmill.models.body import Body
 from gristmill.training.device import compiler_problem
 
 BREAK_EVEN_SECONDS = 150.0
@@ -26,9 +26,9 @@ def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
     return problem is None and expected_seconds > BREAK_EVEN_SECONDS
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: Body) -> None:
     """torch.compile each block in place; equal blocks share one compiled graph. Names and state stay the same."""
-    for block in model.blocks:  # type: ignore[union-attr]
+    for block in model.all_blocks:
         block.compile(dynamic=False)
 
 

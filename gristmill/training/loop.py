@@ -22,6 +22,7 @@ from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_jsonl
 from gristmill.core.progress import Progress, Silent
+from gristmill.models.body import Body
 from gristmill.objectives.base import Batch, Objective
 from gristmill.training import checkpoint
 from gristmill.training.device import Compute
@@ -72,7 +73,7 @@ class Trainer:
     """Trains `model` in place. `folder` receives trace.jsonl, evaluations.jsonl and telemetry/; checkpoints lie in
     `checkpoints`. `evaluate` is called with the model (or its average) in eval mode."""
 
-    model: nn.Module
+    model: Body
     objective: Objective
     source: BatchSource
     steps: int

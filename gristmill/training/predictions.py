@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from gristmill.core.config import config, require
+from gristmill.models.decoder import Decoder
+from gristmill.objectives.pretraining import Pretraining
 from gristmill.tokenizer import Tokenizer
 from gristmill.training.compile import eager
 
@@ -37,17 +38,14 @@ SAMPLE_TOKENS = 32
 
 
 @torch.no_grad()
-def trace_predictions(model: nn.Module, tokenizer: Tokenizer, prompts: tuple[Prompt, ...] | list[Prompt],
-                      samples: int = 2) -> dict[str, Any]:
-    """The five likeliest next tokens at each prompt beside the true one, and greedy continuations of the first few."""
-    device = next(model.parameters()).device
+def trace_predictions(model: Any, tokenizer: Tokenizer, objective: Pretraining,
+                      prompts: tuple[Prompt, ...] | list[Prompt], samples: int = 2) -> dict[str, Any]:
+    """The five likeliest tokens after each prompt beside the true one; of decoders also greedy continuations of the
+    first few."""
     rows, texts = [], []
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     with eager():
         for number, prompt in enumerate(prompts):
-            ids = start + tokenizer.encode(prompt.text)
-            true = tokenizer.encode(prompt.true)[0]
-            logs = model(torch.tensor([ids], device=device))[0, -1].float().log_softmax(-1)
+            logs, true = objective.guess(model, tokenizer, prompt.text, prompt.true)
             top = logs.topk(5)
             rows.append({
                 "prompt": prompt.text,
@@ -56,16 +54,17 @@ def trace_predictions(model: nn.Module, tokenizer: Tokenizer, prompts: tuple[Pro
                 "top": [[tokenizer.decode([int(i)]), round(float(p.exp()), 6)]
                         for i, p in zip(top.indices, top.values, strict=True)],
             })
-            if number < samples:
-                texts.append({"prompt": prompt.text, "text": _continue(model, tokenizer, ids, device)})
+            if number < samples and isinstance(model, Decoder):
+                texts.append({"prompt": prompt.text, "text": _continue(model, tokenizer, prompt.text)})
     return {"prompts": rows, "samples": texts}
 
 
-def _continue(model: nn.Module, tokenizer: Tokenizer, ids: list[int], device: torch.device) -> str:
+def _continue(model: Decoder, tokenizer: Tokenizer, prompt: str) -> str:
     """Greedy, a token at a time over the whole text: a few dozen tokens need no cache."""
+    ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(prompt)
     made: list[int] = []
     for _ in range(SAMPLE_TOKENS):
-        best = int(model(torch.tensor([ids + made], device=device))[0, -1].argmax())
+        best = int(model(torch.tensor([ids + made], device=model.head_weight.device))[0, -1].argmax())
         if best == tokenizer.eos_id:
             break
         made.append(best)

@@ -1,4 +1,4 @@
-"""The stage `pretrain`: a decoder learns to predict the next token of a corpus."""
+"""The stage `pretrain`: a model of any family learns from a corpus, by the objective of its family or another."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
 from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
-from gristmill.models.decoder import Decoder
+from gristmill.models.body import Body
+from gristmill.models.families import FAMILIES
 from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
-from gristmill.objectives import CausalLM
-from gristmill.objectives.base import Batch
+from gristmill.objectives.base import Batch, Objective
+from gristmill.objectives.pretraining import (
+    HeldOutBatches,
+    Pretraining,
+    PretrainingObjective,
+    TrainingBatches,
+    default_objective,
+)
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import PackedBatches, TokenShards, materialise
+from gristmill.tokens import TokenShards, materialise
 from gristmill.training.compile import compile_blocks, should_compile
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.predictions import PYTHON_PROMPTS, Prompt, trace_predictions
-from gristmill.training.validation import validate_text
+from gristmill.training.validation import bits_per_byte, validate
 
 MEASURED_UPDATES = 4
 TOKENS_PER_PARAMETER = 20
@@ -54,7 +61,7 @@ class Budget:
 
 @stage(kind="pretrain", produces="model")
 class Pretrain:
-    """Train a decoder from scratch (or go on from `start`) on causal language modelling."""
+    """Train a model from scratch (or go on from `start`) on the objective of its family, or another that fits it."""
 
     corpus: CorpusRef
     """The text."""
@@ -64,6 +71,8 @@ class Pretrain:
     """What to train from scratch."""
     start: ModelRef | None = None
     """Go on from this model instead of from scratch."""
+    objective: PretrainingObjective | None = None
+    """What it learns, e.g. {kind: masked_lm}; default what the family is known for."""
     budget: Budget = Budget()
     """How much training."""
     batch: int | None = None
@@ -99,26 +108,32 @@ class Pretrain:
         corpus = context.inputs[self.corpus]
         shards = materialise(corpus, tokenizer, "train", context.cache, context.progress)
         held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
-        batches = Windows(PackedBatches(shards, context=length, batch=batch, seed=derive_seed(seed, "order")),
+        task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
+        task.check(model.config, tokenizer)
+        batches = Windows(task.batches(shards, tokenizer, context=length, batch=batch, seed=derive_seed(seed, "order")),
                           self.micro_batch or batch)
         model.to(compute.device)
+        loss = task.loss(model.config)
         trainer = Trainer(
-            model=model, objective=CausalLM(), source=batches, steps=1, compute=compute, folder=context.work,
+            model=model, objective=loss, source=batches, steps=1, compute=compute, folder=context.work,
             checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
             label=context.name,
         )
         plan = self._plan(context, trainer, shards, batch, length, notes, began)
         trainer.steps = plan["steps"]
-        trainer.evaluate = HeldOut(held_out, tokenizer, compute, length, batch, self.validation_tokens, self.prompts)
+        trainer.evaluate = HeldOut(
+            task.held_out(held_out, tokenizer, context=length, batch=batch, limit_tokens=self.validation_tokens,
+                          seed=derive_seed(seed, "held out")),
+            task, loss, tokenizer, compute, self.prompts)
         result = trainer.fit()
         save_model(model.cpu(), context.work, tokenizer=tokenizer)
         return {"parameters": plan["parameters"], **result}
 
-    def _build(self, context: StageContext, tokenizer: Tokenizer, seed: int) -> tuple[Decoder, list[str]]:
+    def _build(self, context: StageContext, tokenizer: Tokenizer, seed: int) -> tuple[Body, list[str]]:
         if self.start is not None:
             return load_model(context.inputs[self.start].path), []
         resolved, notes = self.model.resolve(tokenizer.vocab_size)
-        model = Decoder(resolved)
+        model = FAMILIES[resolved.family].body(resolved)
         model.initialise(seed)
         return model, notes
 
@@ -205,11 +220,11 @@ def measure(trainer: Trainer, restore) -> float:  # type: ignore[no-untyped-def]
 class Windows:
     """Batches cut into micro-batches."""
 
-    batches: PackedBatches
+    batches: TrainingBatches
     micro_batch: int
 
     def window(self, step: int) -> Sequence[Batch]:
-        whole: Batch = self.batches.batch(step)  # type: ignore[assignment]
+        whole = self.batches.batch(step)
         rows = whole["input_ids"].shape[0]
         return [{name: tensor[start : start + self.micro_batch] for name, tensor in whole.items()}
                 for start in range(0, rows, self.micro_batch)]
@@ -217,18 +232,20 @@ class Windows:
 
 @dataclass
 class HeldOut:
-    """Evaluation during pretraining: bits a byte on held-out text, and the prediction trace."""
+    """Evaluation during pretraining: the loss on held-out text (bits a byte where every token is scored), and the
+    prediction trace."""
 
-    shards: TokenShards
+    batches: HeldOutBatches
+    task: Pretraining
+    loss: Objective
     tokenizer: Tokenizer
     compute: Compute
-    context: int
-    batch: int
-    tokens: int
     prompts: list[Prompt]
 
     def __call__(self, model: Any, step: int) -> dict[str, Any]:
-        scores = validate_text(model, self.shards, self.context, self.batch, self.tokens, self.compute)
-        return {"score": scores["bits_per_byte"], "valid_loss": scores["loss"],
-                "valid_bits_per_byte": scores["bits_per_byte"], "valid_accuracy": scores["accuracy"],
-                **trace_predictions(model, self.tokenizer, self.prompts)}
+        scores = validate(model, self.batches, self.compute, self.loss)
+        values = {f"valid_{name}": value for name, value in scores.items() if name != "tokens"}
+        values["score"] = values["valid_loss"]
+        if self.batches.total_bytes is not None:
+            values["score"] = values["valid_bits_per_byte"] = bits_per_byte(scores, self.batches.total_bytes)
+        return {**values, **trace_predictions(model, self.tokenizer, self.task, self.prompts)}

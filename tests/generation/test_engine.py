@@ -229,7 +229,7 @@ def test_rows_beyond_the_tokenizers_vocabulary_are_never_sampled(model):
 
 
 def test_biases_and_untied_heads_are_packed_too():
-    model = random_decoder(attention_bias=True, mlp_bias=True, tied_head=True, kv_heads=4)
+    model = random_decoder(qkv_bias=True, output_bias=True, mlp_bias=True, tied_head=True, kv_heads=4)
     sampling = Sampling(max_tokens=10, temperature=0)
     assert Engine(model).generate([[5, 6]], sampling)[0].tokens == slow(model, [5, 6], sampling).tokens
 

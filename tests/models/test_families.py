@@ -36,14 +36,14 @@ SCALINGS = st.sampled_from([
 
 @st.composite
 def configs(draw) -> DecoderConfig:
-    kv_heads = draw(st.integers(1, 3))
+    kv_heads, biased = draw(st.integers(1, 3)), draw(st.booleans())
     return DecoderConfig(
         vocab_size=draw(st.integers(2, 60)), dim=draw(st.integers(1, 24)), layers=draw(st.integers(1, 3)),
         heads=kv_heads * draw(st.integers(1, 3)), kv_heads=kv_heads, head_dim=2 * draw(st.integers(1, 6)),
         mlp_dim=draw(st.integers(1, 30)), context=draw(st.integers(1, 99)),
         rope_theta=draw(st.sampled_from([10_000.0, 500_000.0])), rope_scaling=draw(SCALINGS),
         norm_eps=draw(st.sampled_from([1e-5, 1e-6])), tied_head=draw(st.booleans()),
-        attention_bias=draw(st.booleans()), mlp_bias=draw(st.booleans()),
+        qkv_bias=biased, output_bias=biased, mlp_bias=draw(st.booleans()),
     )
 
 

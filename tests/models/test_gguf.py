@@ -74,9 +74,9 @@ def test_weights_and_config_come_back(shape, tmp_path):
     read = load_model(tmp_path / "m.gguf")
     assert read.config == model.config
     assert all(torch.equal(a, b) for a, b in zip(read.state_dict().values(), model.state_dict().values(), strict=True))
-    ids = proof.proof_ids(97, 30)
+    inputs = {"input_ids": torch.tensor([proof.proof_ids(97, 30)])}
     # The slow reader leaves the rows where llama.cpp has them and turns neighbouring channels instead.
-    assert proof.compare(proof.trace(read, ids), proof.trace_reference(tmp_path / "m.gguf", ids))["largest"] < 1e-5
+    assert proof.compare(proof.trace(read, inputs), proof.trace_reference(tmp_path / "m.gguf", inputs))["largest"] < 1e-5
 
 
 @pytest.mark.parametrize(("kind", "error"), [
@@ -87,9 +87,9 @@ def test_stored_types_are_dequantised(kind, error, tmp_path):
     read = load_model(tmp_path / "m.gguf").state_dict()
     for name, weight in model.state_dict().items():
         assert (read[name] - weight).abs().max() <= error * weight.abs().max(), name
-    ids = proof.proof_ids(97, 30)
-    assert proof.compare(proof.trace(load_model(tmp_path / "m.gguf"), ids),
-                         proof.trace_reference(tmp_path / "m.gguf", ids))["largest"] < 1e-5
+    inputs = {"input_ids": torch.tensor([proof.proof_ids(97, 30)])}
+    assert proof.compare(proof.trace(load_model(tmp_path / "m.gguf"), inputs),
+                         proof.trace_reference(tmp_path / "m.gguf", inputs))["largest"] < 1e-5
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -34,7 +34,7 @@ def test_greedy_tokens_equal_those_of_run_c():
 @needs_data
 def test_the_slow_reading_in_the_files_own_layout_agrees():
     model = load_model(BIN)
-    found = proof.prove(model, {"slow": lambda ids: proof.trace_reference(BIN, ids)}, "here")
+    found = proof.prove(model, {"slow": lambda inputs: proof.trace_reference(BIN, inputs)}, "here")
     assert found["witnesses"]["slow"]["largest"] < 1e-5
 
 

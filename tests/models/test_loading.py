@@ -18,7 +18,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
           "original_max_position_embeddings": 16}
 SHAPES = {
     "plain": {}, "tied": {"tied_head": True}, "one kv head": {"kv_heads": 1}, "as many kv heads": {"kv_heads": 4},
-    "wide heads": {"head_dim": 20}, "biases": {"attention_bias": True, "mlp_bias": True},
+    "wide heads": {"head_dim": 20}, "biases": {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 3.0}}, "llama3": {"rope_scaling": LLAMA3},
     "theta": {"rope_theta": 77.0, "norm_eps": 1e-3},
 }
@@ -33,15 +33,15 @@ def transformers():
 def test_transformers_and_the_slow_reader_compute_the_same_from_what_we_write(shape, tmp_path, transformers):
     model = random_decoder(**SHAPES[shape])
     save_model(model, tmp_path)
-    ids = proof.proof_ids(97, 40)
-    ours = proof.trace(model, ids)
-    for other in (proof.trace_transformers(tmp_path, ids), proof.trace_reference(tmp_path, ids)):
+    inputs = {"input_ids": torch.tensor([proof.proof_ids(97, 40)])}
+    ours = proof.trace(model, inputs)
+    for other in (proof.trace_transformers(tmp_path, inputs), proof.trace_reference(tmp_path, inputs)):
         found = proof.compare(ours, other)
         assert found["largest"] < 1e-5
         assert found["same_greedy_tokens"]
     again = load_model(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    assert torch.equal(again(torch.tensor([ids])), model(torch.tensor([ids])))
+    assert torch.equal(again(**inputs), model(**inputs))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -58,8 +58,8 @@ def test_we_compute_the_same_from_what_transformers_writes(tied, tmp_path, trans
     with torch.no_grad():
         expected, found = theirs(ids).logits, ours(ids)
     assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
-    assert proof.compare(proof.trace(ours, ids[0].tolist()), proof.trace_reference(tmp_path, ids[0].tolist()))[
-        "largest"] < 1e-5
+    row = {"input_ids": ids[:1]}
+    assert proof.compare(proof.trace(ours, row), proof.trace_reference(tmp_path, row))["largest"] < 1e-5
 
     long = theirs.generate(ids[:1, :5], attention_mask=torch.ones(1, 5), max_new_tokens=20, do_sample=False,
                            eos_token_id=None, pad_token_id=0)[0]
@@ -84,11 +84,11 @@ def test_shards_are_written_and_read(tmp_path, transformers):
     model = random_decoder()
     save_model(model, tmp_path, shard_bytes=20_000)
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
-    ids = proof.proof_ids(97, 20)
-    ours = proof.trace(load_model(tmp_path), ids)
-    assert proof.compare(ours, proof.trace(model, ids))["largest"] == 0
-    assert proof.compare(ours, proof.trace_transformers(tmp_path, ids))["largest"] < 1e-5
-    assert proof.compare(ours, proof.trace_reference(tmp_path, ids))["largest"] < 1e-5
+    inputs = {"input_ids": torch.tensor([proof.proof_ids(97, 20)])}
+    ours = proof.trace(load_model(tmp_path), inputs)
+    assert proof.compare(ours, proof.trace(model, inputs))["largest"] == 0
+    assert proof.compare(ours, proof.trace_transformers(tmp_path, inputs))["largest"] < 1e-5
+    assert proof.compare(ours, proof.trace_reference(tmp_path, inputs))["largest"] < 1e-5
 
     next(tmp_path.glob("model-00002*")).unlink()
     with pytest.raises(UserError, match="missing"):
@@ -162,16 +162,16 @@ def test_a_proof_finds_one_changed_weight_and_names_the_block(tmp_path):
     with torch.no_grad():
         model.blocks[1].mlp.up.weight[3, 5] += 0.5
     with pytest.raises(InternalError, match="first difference at block 1"):
-        proof.prove(model, {"slow reading": lambda ids: proof.trace_reference(tmp_path, ids)}, "here")
+        proof.prove(model, {"slow reading": lambda inputs: proof.trace_reference(tmp_path, inputs)}, "here")
 
 
 def test_a_proof_runs_in_full_precision_whatever_training_left(tmp_path):
     model, seen = random_decoder(), []
     save_model(model, tmp_path)
 
-    def witness(ids):
+    def witness(inputs):
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
-        return proof.trace_reference(tmp_path, ids)
+        return proof.trace_reference(tmp_path, inputs)
 
     before = torch.get_float32_matmul_precision()
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gristmill.core.errors import UserError
 from gristmill.models.config import DecoderConfig
+from gristmill.models.decoder import Decoder
 from gristmill.models.families.family import Family, WeightName
 
 LLAMA3_SCALING = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -76,7 +77,8 @@ def config_from_public(public: Mapping[str, Any]) -> DecoderConfig:
             mlp_dim=number("intermediate_size"), context=number("max_position_embeddings", 2048),
             rope_theta=theta, rope_scaling=scaling, norm_eps=number("rms_norm_eps", 1e-6),
             tied_head=bool(public.get("tie_word_embeddings", False)),
-            attention_bias=bool(public.get("attention_bias", False)), mlp_bias=bool(public.get("mlp_bias", False)),
+            qkv_bias=bool(public.get("attention_bias", False)),
+            output_bias=bool(public.get("attention_bias", False)), mlp_bias=bool(public.get("mlp_bias", False)),
         )
     except ValueError as error:
         raise wrong(str(error), "correct config.json") from error
@@ -119,7 +121,7 @@ def config_to_public(config: DecoderConfig) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rope_scaling": config.rope_scaling,
         "tie_word_embeddings": config.tied_head,
-        "attention_bias": config.attention_bias,
+        "attention_bias": config.qkv_bias,
         "mlp_bias": config.mlp_bias,
     }
 
@@ -132,6 +134,8 @@ MLP = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 LLAMA = Family(
     name="llama",
     architectures=("LlamaForCausalLM",),
+    body=Decoder,
+    config=DecoderConfig,
     presets=PRESETS,
     config_from_public=config_from_public,
     config_to_public=config_to_public,
@@ -140,7 +144,7 @@ LLAMA = Family(
         WeightName(BLOCK + "attention_norm.weight", PUBLIC_BLOCK + "input_layernorm.weight"),
         *(WeightName(f"{BLOCK}attention.{a}.weight", f"{PUBLIC_BLOCK}self_attn.{b}.weight")
           for a, b in ATTENTION.items()),
-        *(WeightName(f"{BLOCK}attention.{a}.bias", f"{PUBLIC_BLOCK}self_attn.{b}.bias", lambda c: c.attention_bias)
+        *(WeightName(f"{BLOCK}attention.{a}.bias", f"{PUBLIC_BLOCK}self_attn.{b}.bias", lambda c: c.qkv_bias)
           for a, b in ATTENTION.items()),
         WeightName(BLOCK + "mlp_norm.weight", PUBLIC_BLOCK + "post_attention_layernorm.weight"),
         *(WeightName(f"{BLOCK}mlp.{a}.weight", f"{PUBLIC_BLOCK}mlp.{b}.weight") for a, b in MLP.items()),
@@ -150,4 +154,6 @@ LLAMA = Family(
         WeightName("head.weight", "lm_head.weight", lambda c: not c.tied_head),
     ),
     ignored=("rotary_emb.inv_freq",),
+    copies={"lm_head.weight": "model.embed_tokens.weight"},
+    mlp_ratio=8 / 3,
 )

@@ -1,7 +1,8 @@
-"""Causal attention within documents: one function, three backends.
+"""Attention over a whole sequence: one function, three backends.
 
-A query sees the keys at or before its own position that belong to its own document. `reference` is the slow,
-obvious form that the tests compare with; `blocked` is the fast one on a CPU; `sdpa` is torch's own.
+What a query may see is a `Pattern` over positions, narrowed by documents and widened by prefixes (`masks.py`).
+`reference` is the slow, obvious form that the tests compare with; `blocked` is the fast one on a CPU; `sdpa` is
+torch's own.
 """
 
 from __future__ import annotations
@@ -12,63 +13,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gristmill.models.layers.masks import CAUSAL, Pattern, allowed
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None) -> Tensor:
-    """Attention over a whole sequence, by the backend that is fastest here.
 
-    q (batch, heads, time, head_dim); k, v (batch, kv_heads, time, head_dim);
-    document_ids (batch, time) or None for one document a row. Returns (batch, heads, time, head_dim).
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    document_ids: Tensor | None = None,
+    *,
+    pattern: Pattern = CAUSAL,
+    key_document_ids: Tensor | None = None,
+    prefix: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(q kᵀ * scale + bias) v over what each query may see, by the backend that is fastest here.
+
+    q (batch, heads, time, head_dim); k, v (batch, kv_heads, keys, head_dim); document_ids, key_document_ids and prefix:
+    see `masks.allowed`; bias (batch or 1, heads, time, keys) is added to the scores; scale: default 1/sqrt(head_dim);
+    dropout: share of the weights that is dropped. Returns (batch, heads, time, head_dim).
     """
-    if q.device.type == "cpu" and q.shape[-2] > 1:
-        return blocked(q, k, v, document_ids)
-    return sdpa(q, k, v, document_ids)
+    backend = blocked if q.device.type == "cpu" and q.shape[-2] > 1 else sdpa
+    return backend(q, k, v, document_ids, pattern=pattern, key_document_ids=key_document_ids, prefix=prefix, bias=bias,
+                   scale=scale, dropout=dropout)
 
 
-def allowed(document_ids: Tensor, start: int, stop: int) -> Tensor:
-    """Which keys [0, stop) the queries [start, stop) may see: (batch, 1, stop - start, stop) of bool."""
-    rows = torch.arange(start, stop, device=document_ids.device)
-    columns = torch.arange(stop, device=document_ids.device)
-    causal = columns <= rows[:, None]
-    same = document_ids[:, start:stop, None] == document_ids[:, None, :stop]
-    return (causal & same)[:, None]
-
-
-def reference(q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / sqrt(head_dim)) v with the mask written out (Vaswani et al. 2017, eq. 1)."""
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
+    key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
+    scale: float | None = None, dropout: float = 0.0,
+) -> Tensor:
+    """The formula with the whole mask written out (Vaswani et al. 2017, eq. 1)."""
     k, v = _share(q, k), _share(q, v)
-    if document_ids is None:
-        document_ids = torch.zeros(q.shape[0], q.shape[2], dtype=torch.int32, device=q.device)
-    scores = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.shape[-1])
-    scores = scores.masked_fill(~allowed(document_ids, 0, q.shape[2]), -math.inf)
-    return scores.softmax(-1).to(v.dtype) @ v
+    scores = (q @ k.transpose(-2, -1)).float() * _scale(q, scale)
+    if bias is not None:
+        scores = scores + bias
+    seen = allowed(pattern, 0, q.shape[2], k.shape[2], q.device, document_ids, key_document_ids, prefix)
+    weights = _softmax(scores, seen)
+    return F.dropout(weights, dropout).to(v.dtype) @ v
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None) -> Tensor:
-    """torch's scaled_dot_product_attention, with a mask only where documents need one."""
-    mask = None if document_ids is None else allowed(document_ids, 0, q.shape[2])
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
+    key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
+    scale: float | None = None, dropout: float = 0.0,
+) -> Tensor:
+    """torch's scaled_dot_product_attention, with a mask only where one is needed."""
     shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
+    plain = document_ids is None and prefix is None and bias is None and pattern.window is None
+    if plain:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=pattern.causal, scale=scale, dropout_p=dropout,
+                                              enable_gqa=shared)
+    mask = allowed(pattern, 0, q.shape[2], k.shape[2], q.device, document_ids, key_document_ids, prefix)
+    if bias is not None:
+        mask = bias.to(q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout, enable_gqa=shared)
 
 
-def blocked(q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, block: int = 128) -> Tensor:
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
+    key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
+    scale: float | None = None, dropout: float = 0.0,
+    block: int = 128,
+) -> Tensor:
     """Query blocks, each against its own prefix of keys: the upper triangle of blocks is never computed.
 
     On CPUs batched matmuls in bf16 run several times faster than torch's flash kernel
     (docs/decisions.md, "attention on a CPU"). The scale is folded into q.
     """
     k, v = _share(q, k), _share(q, v)
-    time = q.shape[2]
-    if document_ids is None:
-        document_ids = torch.zeros(q.shape[0], time, dtype=torch.int32, device=q.device)
-    q = q * (1.0 / math.sqrt(q.shape[-1]))
+    time, all_keys = q.shape[2], k.shape[2]
+    q = q * _scale(q, scale)
     keys = k.transpose(-2, -1)
+    short = pattern.causal and prefix is None
     parts = []
     for start in range(0, time, block):
         stop = min(start + block, time)
-        scores = (q[:, :, start:stop] @ keys[:, :, :, :stop]).float()
-        scores = scores.masked_fill(~allowed(document_ids[:, :stop], start, stop), -math.inf)
-        parts.append(scores.softmax(-1).to(v.dtype) @ v[:, :, :stop])
+        reach = stop if short else all_keys
+        scores = (q[:, :, start:stop] @ keys[:, :, :, :reach]).float()
+        if bias is not None:
+            scores = scores + bias[:, :, start:stop, :reach]
+        seen = allowed(pattern, start, stop, reach, q.device, document_ids, key_document_ids, prefix)
+        weights = _softmax(scores, seen).to(v.dtype)
+        parts.append((F.dropout(weights, dropout) if dropout else weights) @ v[:, :, :reach])
     return torch.cat(parts, dim=2)
+
+
+def _softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over what is seen. A finite mask: a row that sees nothing (padding) gets an average, never NaN."""
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
 def _share(q: Tensor, x: Tensor) -> Tensor:

@@ -30,8 +30,16 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any] | N
     return (1 - smooth) * frequencies / scaling["factor"] + smooth * frequencies
 
 
-class Rotary(nn.Module):
-    """Cosines and sines for positions; tables are rebuilt from the config, never stored in checkpoints."""
+class Tables(nn.Module):
+    """A layer with buffers that follow from its config: rebuilt after loading, never stored in checkpoints."""
+
+    def build_tables(self, device: torch.device) -> None:
+        """Put fresh tables on `device`."""
+        raise NotImplementedError
+
+
+class Rotary(Tables):
+    """Cosines and sines for positions."""
 
     frequencies: Tensor
 
@@ -39,6 +47,9 @@ class Rotary(nn.Module):
         super().__init__()
         self.settings = (head_dim, theta, scaling)
         self.register_buffer("frequencies", inverse_frequencies(*self.settings), persistent=False)
+
+    def build_tables(self, device: torch.device) -> None:
+        self.frequencies = inverse_frequencies(*self.settings).to(device)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions (batch or 1, time) -> cos, sin, each (batch or 1, 1, time, head_dim), fp32."""

@@ -1,8 +1,7 @@
-"""A second, slow reading of Llama weights: the witness in every proof of an import or export.
+"""A slow reading of Llama weights: folders, GGUF and llama2.c files.
 
 Written from the papers (Touvron et al. 2023, arXiv:2302.13971; Su et al. 2021, arXiv:2104.09864; Ainslie et al. 2023,
-arXiv:2305.13245) and the descriptions of the file formats. It shares no code with the rest of this room, on purpose:
-a mistake in one of the two readings shows as a difference. One head and one sequence at a time, fp32 throughout.
+arXiv:2305.13245) and the descriptions of the file formats. One head at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,11 @@ class Reading:
         return found
 
 
-def run(reading: Reading, ids: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Hidden states (tokens, dim) after every block, and the logits (tokens, vocab)."""
+def run(source: Path, inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Hidden states (tokens, dim) after every block, and the logits (tokens, vocab), for `input_ids` (1, tokens)."""
+    reading = read(source)
     w = reading.weight
-    x = w("embed")[torch.tensor(ids)]
+    x = w("embed")[inputs["input_ids"][0]]
     states = []
     for layer in range(reading.layers):
         a = normed(x, w("norm1", layer), reading.eps)

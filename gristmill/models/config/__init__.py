@@ -1,0 +1,9 @@
+"""What models are made of: one plain, checked dataclass a body.
+
+Every config says `family`, `vocab_size`, `dim`, `layers`, `heads`, `head_dim` and `context`, counts its matrix
+products (`matmul_parameters`) and its training FLOPs (`flops_per_token`).
+"""
+
+from gristmill.models.config.decoder import DecoderConfig
+
+__all__ = ["DecoderConfig"]
