@@ -7,8 +7,8 @@ machine, and we ourselves. The command line prints the first two without a trace
 from __future__ import annotations
 
 
-class GristmillError(Exception):
-    """Base of all our errors.
+class Told(BaseException):
+    """What all our errors say.
 
     what: one sentence, what is wrong. where: file, line, field or row, if there is one.
     fix: one sentence, how to mend it.
@@ -25,6 +25,10 @@ class GristmillError(Exception):
         if self.fix:
             lines.append(f"  to mend it: {self.fix}")
         return "\n".join(lines)
+
+
+class GristmillError(Told, Exception):
+    """Base of all our errors."""
 
 
 class UserError(GristmillError):
@@ -45,7 +49,10 @@ class InternalError(GristmillError):
     exit_code = 70
 
 
-class Interrupted(GristmillError):
-    """SIGTERM or Ctrl-C arrived; everything up to the last durable point is kept."""
+class Interrupted(Told):
+    """SIGTERM or Ctrl-C arrived; everything up to the last durable point is kept.
+
+    Like KeyboardInterrupt no `Exception`: code that catches every error of a library does not swallow it.
+    """
 
     exit_code = 143

@@ -203,8 +203,6 @@ class _Runner:
             if self.report:
                 self.result.report = report.write_report(self.folder)
             self.progress.say(report.summary_text(self.folder))
-        except Interrupted:
-            raise
         except Exception as error:  # the run is done; a report that fails must not make it fail
             self.log.write("report_failed", error=str(error), traceback=traceback.format_exc())
             self.progress.say(f"the report could not be written: {error} (details in {self.folder / 'log.jsonl'})")
@@ -218,10 +216,11 @@ def guarded(step: Step, path: Path, context: StageContext) -> Mapping[str, Any]:
     except GristmillError as error:
         if error.where is None:
             error.where = f"stage {step.name}"
-        elif step.name not in error.where and not isinstance(error, Interrupted):
+        elif step.name not in error.where:
             error.where = f"stage {step.name}: {error.where}"
         raise
-    except KeyboardInterrupt:
+    except Interrupted as error:
+        error.where = error.where or f"stage {step.name}"
         raise
     except MemoryError as error:
         raise MachineError("not enough memory", where=f"stage {step.name}",

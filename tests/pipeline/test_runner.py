@@ -288,7 +288,7 @@ SLOW = textwrap.dedent("""\
     sys.path.insert(0, {tests!r})
     import toy_stages
     from gristmill.pipeline.runner import run
-    from gristmill.core.errors import GristmillError
+    from gristmill.core.errors import GristmillError, Interrupted
     real = toy_stages.ToyModel.run
     def slow(self, context):
         (context.scratch / "before").write_text("x")
@@ -298,7 +298,7 @@ SLOW = textwrap.dedent("""\
     toy_stages.ToyModel.run = slow
     try:
         run(toy_stages.RECIPE, runs_dir={runs!r}, report=False)
-    except GristmillError as error:
+    except (GristmillError, Interrupted) as error:
         print(error, flush=True)
         sys.exit(error.exit_code)
     """)
