@@ -209,3 +209,21 @@ def test_every_control_has_a_name_and_a_phone_needs_no_sideways_scrolling(script
     wide = page.evaluate("""() => [...document.querySelectorAll('.app *')].filter(e => !e.closest('pre, .panel')
         && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className)""")
     assert wide == []
+
+
+def test_reloading_the_page_keeps_the_conversation(scripted: Any, visit: Any) -> None:
+    running = scripted(page=True)
+    page = visit(running)
+    ask(page, "Remember this")
+    settled(page)
+    answer = page.locator(".answer .prose").inner_text()
+    page.reload()
+    page.get_by_text("Remember this").wait_for()
+    settled(page)
+    assert page.locator(".answer .prose").inner_text() == answer
+    ask(page, "And this")
+    settled(page, 2)
+    page.get_by_role("button", name="New chat").click()
+    page.reload()
+    page.get_by_text("What shall we write?").wait_for()
+    assert page.locator("article.turn").count() == 0

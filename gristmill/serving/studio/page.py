@@ -7,11 +7,13 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from nicegui import app as nicegui_app
 from nicegui import background_tasks, events, ui
 
 from gristmill.core.errors import GristmillError
@@ -35,6 +37,9 @@ PAINT_SECONDS = 0.06
 """Between two repaints of a growing answer: smooth to the eye, cheap on the wire."""
 RETURN_SECONDS = 2.0
 """How long an answer goes on for a tab that lost its connection."""
+KEPT_SECONDS = 24 * 3600.0
+"""How long the server remembers the conversation of a tab, in memory: reloading the page keeps it."""
+app_storage = nicegui_app.storage
 EXAMPLES = (
     ("explain", "Explain a function",
      "def read_text(path):\n    with open(path, encoding=\"utf-8\") as file:\n        return file.read()"),
@@ -49,8 +54,12 @@ def mount(app: FastAPI, engine: EngineThread, settings: Settings) -> None:
     """Put the chat page at /chat/ of `app`; one app a process, as NiceGUI has it."""
     @ui.page("/", title="Gristmill", favicon=FAVICON)
     async def chat() -> None:
-        ChatPage(engine, settings).build()
+        page = ChatPage(engine, settings)
+        page.build()
+        await page.client.connected()
+        page.restore(app_storage.tab)
 
+    app_storage.max_tab_storage_age = KEPT_SECONDS
     ui.run_with(app, mount_path=PAGE, title="Gristmill", favicon=FAVICON, tailwind=False, show_welcome_message=False,
                 reconnect_timeout=10.0)
 
@@ -81,6 +90,32 @@ class ChatPage:
             timer = ui.timer(0.3, lambda: self._ready_after(timer))
         else:
             self._ready()
+
+    def restore(self, storage: MutableMapping[str, Any]) -> None:
+        """Take up the conversation that this tab had before it was reloaded, and remember this one there."""
+        earlier = storage.get("conversation")
+        storage["conversation"] = earlier or self.conversation
+        if earlier is None or self.conversation.turns:
+            return
+        self.conversation = earlier
+        if self.engine.state != "loading":
+            self._ready()
+
+    def _follow(self, view: TurnView) -> None:
+        """An answer that began before the page was reloaded: show it grow and end."""
+        self.busy = True
+        self.root.classes(add="busy")
+
+        def look() -> None:
+            if view.turn.reply.state in ("waiting", "writing"):
+                view.paint()
+                return
+            timer.cancel()
+            self.busy = False
+            self.root.classes(remove="busy")
+            view.show_answer()
+
+        timer = ui.timer(0.2, look)
 
     async def _gone(self) -> None:
         """The tab was closed, or the line broke: wait a moment for it to come back, then free the engine."""
@@ -119,6 +154,11 @@ class ChatPage:
             self.panel = Panel(options, self._most_tokens)
             tag("div", "shade").on("click", js_handler="() => gristmill.panel(false)")
         self._show_welcome()
+        with self.log:
+            self.views = {id(turn): TurnView(self, turn) for turn in self.conversation.turns}
+        for turn in self.conversation.turns[-1:]:
+            if turn.reply.state in ("waiting", "writing"):
+                self._follow(self.views[id(turn)])
         self.client.run_javascript("gristmill.start()")
 
     @property
