@@ -23,7 +23,7 @@ from gristmill.cli import (
     status,
     version,
 )
-from gristmill.core.errors import GristmillError
+from gristmill.core.errors import GristmillError, Interrupted
 
 VERBS = {
     "run": run, "status": status, "report": report, "inspect": inspect, "generate": generate, "chat": chat,
@@ -40,7 +40,7 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except GristmillError as error:
+        except (GristmillError, Interrupted) as error:
             if os.environ.get("GRISTMILL_DEBUG"):
                 raise
             print(f"error: {error}" if error.exit_code < 128 else str(error), file=sys.stderr)
