@@ -45,12 +45,19 @@ __all__ = [
 ]
 
 
-def load(model: str | Path, *, runs_dir: str | Path = "runs", device: str = "auto", dtype: Any = None) -> LanguageModel:
-    """Open a model for use: `recipe/stage@N`, a path to an artifact or public folder, or a hub id cached here."""
+def load(
+    model: str | Path, *, runs_dir: str | Path = "runs", device: str = "auto", dtype: Any = None,
+    context: int | None = None, rope_scaling: Any = None,
+) -> LanguageModel:
+    """Open a model for use: `recipe/stage@N`, a path to an artifact or public folder, or a hub id cached here.
+
+    context, rope_scaling: a longer context than it was trained with (docs/models/llama.md).
+    """
     from gristmill.generation.text import LanguageModel
     from gristmill.pipeline.store import resolve_model
 
-    return LanguageModel.open(resolve_model(str(model), runs_dir), device=device, dtype=dtype)
+    return LanguageModel.open(resolve_model(str(model), runs_dir), device=device, dtype=dtype, context=context,
+                              rope_scaling=rope_scaling)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
 from gristmill.generation import Engine
 from gristmill.models.loading import load_model
+from gristmill.models.require import require_decoder
 from gristmill.models.saving import save_model
 from gristmill.objectives import DPO
 from gristmill.objectives.base import Batch
@@ -71,7 +72,7 @@ class Align:
         compute = prepare(context.runtime)
         source = context.inputs[self.model]
         tokenizer = Tokenizer.load(source.path)
-        model = load_model(source.path).to(compute.device)
+        model = require_decoder(load_model(source.path), f"{context.name}: model").to(compute.device)
         room = model.config.context - self.data.max_tokens
         corpus = context.inputs[self.data.corpus]
         prompts = asks(self.data, corpus, tokenizer, derive_seed(context.seed, "prompts"), room)

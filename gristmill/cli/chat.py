@@ -39,7 +39,9 @@ def command(
     terminal = sys.stdin.isatty() and once is None
     if terminal:
         typer.secho(f"Loading {path.name} …", dim=True, err=True)
-    talk = Talk(LanguageModel.open(path, device=device), system,
+    language_model = LanguageModel.open(path, device=device)
+    _ = language_model.engine  # a model that cannot answer is refused before the first question
+    talk = Talk(language_model, system,
                 Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed))
     if once is not None:
         if not talk.ask(once):

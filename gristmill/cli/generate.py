@@ -61,4 +61,4 @@ def command(
                 json.dumps({"model": language_model.name, "prompt": text, **asdict(completion)}, ensure_ascii=False)
             )
         else:
-            typer.echo(completion.text if chat else text + completion.text)
+            typer.echo(text + completion.text if language_model.continues and not chat else completion.text)

@@ -14,7 +14,7 @@ from gristmill.core.files import read_json, write_json
 from gristmill.core.hashing import digest
 from gristmill.core.progress import Progress
 from gristmill.core.seeds import fraction
-from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, Reject, reject_row, row, write_shard
+from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row, write_shard
 from gristmill.data.sources import Source, source_names
 
 SHARD_BYTES = 4 << 20
@@ -23,14 +23,16 @@ SHARD_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """Which part of the sources is taken: `share` of the documents by the hash of their id, at most `limit` bytes."""
+    """Which part of the sources is taken: `share` of the documents by the hash of their id (of the name of their pair,
+    where they are translations of each other), at most `limit` bytes."""
 
     share: float
     limit: int | None
     seed: int
 
-    def takes(self, document_id: str) -> bool:
-        return self.share >= 1 or fraction(self.seed, "sample", document_id) < self.share
+    def takes(self, document: Document) -> bool:
+        name = str(document.metadata.get("pair") or document.id)
+        return self.share >= 1 or fraction(self.seed, "sample", name) < self.share
 
 
 class Listing:
@@ -68,7 +70,7 @@ def collect(listing: Listing, folder: Path, sample: Sample, progress: Progress) 
                 if sample.limit is not None and documents.bytes + size > sample.limit:
                     counts["beyond_limit"] += 1
                     break
-                if not sample.takes(document.id):
+                if not sample.takes(document):
                     counts["not_sampled"] += 1
                     continue
                 bar.advance(size / 1e6, note=f"{name}: {documents.rows} documents")

@@ -16,6 +16,7 @@ from gristmill.evaluation.baselines import xz_bytes, xz_overhead
 from gristmill.evaluation.perplexity import score_tokens
 from gristmill.evaluation.statistics import Estimate, bootstrap, paired_test
 from gristmill.evaluation.tasks.perplexity import HeldOutText, held_out_text
+from gristmill.models.require import require_decoder
 
 if TYPE_CHECKING:
     from gristmill.generation import LanguageModel
@@ -42,6 +43,7 @@ def evaluate_model(
     """
     if (corpus is None) == (text is None):
         raise UserError("give either a corpus or a text", fix="--corpus ARTIFACT or --text FILE")
+    require_decoder(model.model, model.name)
     name, data = _read_corpus(corpus, split, max_bytes, seed) if corpus is not None else _read_text(text, max_bytes)
     tokenizer, context = model.tokenizer, min(model.model.config.context, 1024)
     start = tokenizer.document_start_id

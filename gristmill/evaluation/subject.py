@@ -57,8 +57,10 @@ class Subject:
         """The weights, loaded when first needed; fp32, reduced precision is up to `compute`."""
         if self._model is None:
             from gristmill.models.loading import load_model
+            from gristmill.models.require import require_decoder
 
-            self._model = load_model(self.artifact.path, device=self.compute.device, dtype=torch.float32)
+            self._model = require_decoder(
+                load_model(self.artifact.path, device=self.compute.device, dtype=torch.float32), self.reference)
         return self._model
 
     @cached_property

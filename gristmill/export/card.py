@@ -12,7 +12,7 @@ from typing import Any
 from gristmill.core.artifact import Artifact
 from gristmill.core.files import read_json
 from gristmill.export.lineage import Ancestor, ancestors
-from gristmill.models.decoder import Decoder
+from gristmill.export.usage import USES, usage
 from gristmill.tokenizer import Tokenizer
 
 
@@ -27,28 +27,30 @@ class Card:
     evaluation: Artifact | None = None
 
 
-def write_card(card: Card, source: Artifact, model: Decoder, tokenizer: Tokenizer, proof: Mapping[str, Any]) -> str:
+def write_card(card: Card, source: Artifact, model: Any, tokenizer: Tokenizer, proof: Mapping[str, Any]) -> str:
     """The whole card as Markdown with the YAML head that model hubs read."""
     line = ancestors(source)
     parameters = sum(p.numel() for p in model.parameters())
     config = model.config
+    use = USES[type(model).__name__]
     parts = [
-        _head(card, tokenizer),
+        _head(card, use.pipeline, config.family),
         f"# {card.name}",
-        card.summary or f"A Llama-style decoder with {parameters:,} parameters, made with Gristmill.",
+        card.summary or f"A {config.family} {use.body} with {parameters:,} parameters, made with Gristmill.",
         "## Model",
         _table(("", ""), [
-            ("parameters", f"{parameters:,}"), ("blocks", config.layers), ("width", config.dim),
-            ("heads (query / key-value)", f"{config.heads} / {config.kv_heads}"),
+            ("family", config.family), ("parameters", f"{parameters:,}"), ("blocks", config.layers),
+            ("width", config.dim),
+            ("heads (query / key-value)", f"{config.heads} / {getattr(config, 'kv_heads', config.heads)}"),
             ("context", f"{config.context} tokens"),
             ("vocabulary", f"{tokenizer.vocab_size:,} tokens"), ("head tied to the embedding", _yes(config.tied_head)),
         ]),
         "## How to use it",
-        _usage(card.name, tokenizer),
+        usage(card.name, model, tokenizer),
         "## Data", _data(line),
         "## Training", _training(line),
         "## Evaluation", _evaluation(card.evaluation, source),
-        "## Limits", _limits(card, parameters),
+        "## Limits", _limits(card, parameters, use.writes),
         "## Licence", f"{card.licence or 'Not stated.'} The licences of the training data apply beside it; see Data.",
         "## Lineage", _lineage(line),
         "## Proof", _proof(proof),
@@ -56,34 +58,11 @@ def write_card(card: Card, source: Artifact, model: Decoder, tokenizer: Tokenize
     return "\n\n".join(parts) + "\n"
 
 
-def _head(card: Card, tokenizer: Tokenizer) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [gristmill, llama]"]
+def _head(card: Card, pipeline: str, family: str) -> str:
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}", f"tags: [gristmill, {family}]"]
     if card.licence:
         lines.append(f"license: {card.licence.lower()}")
     return "\n".join([*lines, "---"])
-
-
-def _usage(name: str, tokenizer: Tokenizer) -> str:
-    chat = tokenizer.chat_template is not None
-    ask = ('ids = tokenizer.apply_chat_template([{"role": "user", "content": "..."}], add_generation_prompt=True, '
-           'return_tensors="pt", return_dict=True)' if chat else 'ids = tokenizer("...", return_tensors="pt")')
-    return f"""With Gristmill:
-
-```
-gristmill {"chat" if chat else "generate"} {name}{"" if chat else ' --prompt "..."'}
-gristmill serve {name}
-```
-
-With transformers:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}")
-{ask}
-print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))
-```"""
 
 
 def _data(line: list[Ancestor]) -> str:
@@ -137,13 +116,14 @@ def _evaluation(evaluation: Artifact | None, source: Artifact) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(card: Card, parameters: int) -> str:
+def _limits(card: Card, parameters: int, writes: bool) -> str:
     limits = [*card.limits]
-    if parameters < 1_000_000_000:
+    if parameters < 1_000_000_000 and writes:
         limits.append("A small model: it states wrong facts fluently. Do not rely on what it says.")
     limits.append("It repeats what its data holds, biases and errors included; no safety evaluation is part of this "
                   "card unless it stands above.")
-    limits.append("Code that it writes is not checked; run it only where it can do no harm.")
+    if writes:
+        limits.append("Code that it writes is not checked; run it only where it can do no harm.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 

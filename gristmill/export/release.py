@@ -39,6 +39,6 @@ def write_release(source: Artifact, folder: Path, *, dtype: str, card: Card) -> 
 def prove_folder(model: Any, folder: Path) -> dict[str, Any]:
     """Compare `model` (fp32) with every independent reader of `folder` that is here."""
     witnesses: dict[str, Any] = {"slow reading": lambda inputs: proof.trace_reference(folder, inputs)}
-    if proof.has_transformers():
+    if proof.has_transformers(model.config):
         witnesses["transformers"] = lambda inputs: proof.trace_transformers(folder, inputs)
     return proof.prove(model, witnesses, str(folder))

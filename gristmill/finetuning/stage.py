@@ -15,9 +15,11 @@ from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
 from gristmill.finetuning.instructions import Docstrings, InstructionFile, Rejects
 from gristmill.models.loading import load_model
+from gristmill.models.require import require_decoder
 from gristmill.models.saving import save_model
 from gristmill.objectives import CausalLM
 from gristmill.objectives.base import Batch
+from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import PackedBatches, RowBatches, Rows, TokenShards, materialise, pack_examples
 from gristmill.training.device import Compute, prepare
@@ -82,7 +84,7 @@ class Finetune:
         compute = prepare(context.runtime)
         source = context.inputs[self.model]
         tokenizer = Tokenizer.load(source.path)
-        model = load_model(source.path)
+        model = require_decoder(load_model(source.path), f"{context.name}: model")
         length = self.context or min(model.config.context, 1024)
         rejects = Rejects({}, [])
         train = self._rows(context, tokenizer, "train", length, rejects)
@@ -101,7 +103,8 @@ class Finetune:
         conversations = RowBatches(train, batch=self.batch - replayed, seed=order)
         steps = self.steps or max(1, round(self.epochs * len(train) / (self.batch - replayed)))
         trainer = Trainer(
-            model=model.to(compute.device), objective=CausalLM(), source=Mixed(conversations, general), steps=steps,
+            model=model.to(compute.device), objective=with_router_losses(CausalLM(), model.config),
+            source=Mixed(conversations, general), steps=steps,
             compute=compute, folder=context.work, checkpoints=context.scratch / "checkpoints", config=self.training,
             evaluate=HeldOut(valid, held_out, length, compute), progress=context.progress, label=context.name,
         )

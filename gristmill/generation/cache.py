@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gristmill.models.config import DecoderConfig
 from gristmill.models.layers.attention import attention
+from gristmill.models.layers.masks import CAUSAL, Pattern
 
 GRAIN = 64
 """Attention runs over lengths rounded up to this; what lies beyond a request's own length counts exactly zero."""
@@ -71,10 +72,18 @@ class DecodeView:
         self.places = cache.lengths[:rows]
         device = self.places.device
         self.index = torch.arange(rows, device=device)
-        hidden = torch.arange(self.span, device=device) > self.places[:, None]
-        self.mask = torch.zeros(rows, 1, 1, self.span, device=device).masked_fill(hidden[:, None, None], -math.inf)
+        self.masks: dict[Pattern, Tensor] = {}
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def _mask(self, pattern: Pattern) -> Tensor:
+        """0 where a row's new token sees, minus infinity where it does not, (rows, 1, 1, span)."""
+        if pattern not in self.masks:
+            device = self.places.device
+            seen = pattern.visible(self.places, torch.arange(self.span, device=device))
+            self.masks[pattern] = torch.zeros(self.rows, 1, 1, self.span, device=device).masked_fill(
+                ~seen[:, None, None], -math.inf)
+        return self.masks[pattern]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern = CAUSAL) -> Tensor:
         """q (rows, heads, 1, head_dim), k and v (rows, kv_heads, 1, head_dim) -> like q."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.index, :, self.places] = k.squeeze(2).to(keys.dtype)
@@ -83,7 +92,7 @@ class DecodeView:
         rows, heads, _, size = q.shape
         grouped = q.reshape(rows, keys.shape[1], -1, size).to(keys.dtype) * (1.0 / math.sqrt(size))
         # Written out: the results of these products for a row do not depend on the rows beside it, torch's own do.
-        weights = ((grouped @ keys.transpose(-2, -1)).float() + self.mask).softmax(-1)
+        weights = ((grouped @ keys.transpose(-2, -1)).float() + self._mask(pattern)).softmax(-1)
         return (weights.to(values.dtype) @ values).view(rows, heads, 1, size).to(q.dtype)
 
 
@@ -104,16 +113,16 @@ class PrefillView:
         if cache is not None:
             cache.reserve(max(segment.start + segment.count for segment in segments))
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern = CAUSAL) -> Tensor:
         """q (1, heads, tokens, head_dim), k and v (1, kv_heads, tokens, head_dim) -> like q."""
         parts, at = [], 0
         for segment in self.segments:
             stop = at + segment.count
-            parts.append(self._one(layer, segment, q[:, :, at:stop], k[:, :, at:stop], v[:, :, at:stop]))
+            parts.append(self._one(layer, segment, q[:, :, at:stop], k[:, :, at:stop], v[:, :, at:stop], pattern))
             at = stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _one(self, layer: int, segment: Segment, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _one(self, layer: int, segment: Segment, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         if self.cache is not None and segment.slot >= 0:
             keys, values = self.cache.keys[layer][segment.slot], self.cache.values[layer][segment.slot]
             stop = segment.start + segment.count
@@ -121,17 +130,17 @@ class PrefillView:
             values[:, segment.start : stop] = v[0].to(values.dtype)
             if segment.start:
                 k, v = (part[None, :, :stop].to(q.dtype) for part in (keys, values))
-                return _continued(q, k, v, segment.start)
-        return attention(q, k, v)
+                return _continued(q, k, v, segment.start, pattern)
+        return attention(q, k, v, pattern=pattern)
 
 
-def _continued(q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
-    """Attention of queries at positions start, start + 1, ... over all keys before and beside them."""
+def _continued(q: Tensor, k: Tensor, v: Tensor, start: int, pattern: Pattern) -> Tensor:
+    """Attention of queries at positions start, start + 1, ... over what they see of the keys before and beside them."""
     batch, heads, time, size = q.shape
     grouped = q.reshape(batch, k.shape[1], -1, size) * (1.0 / math.sqrt(size))
     scores = (grouped @ k.transpose(-2, -1)).float().view(batch, heads, time, -1)
     columns, rows = torch.arange(k.shape[2], device=q.device), start + torch.arange(time, device=q.device)
-    scores = scores.masked_fill(columns > rows[:, None], -math.inf)
+    scores = scores.masked_fill(~pattern.visible(rows, columns), -math.inf)
     weights = scores.softmax(-1).to(v.dtype).view(batch, k.shape[1], -1, k.shape[2])
     return (weights @ v).view(batch, heads, time, size)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from gristmill.generation.cache import DecodeView, PrefillView, Segment, SlotCac
 from gristmill.generation.packing import prepare
 from gristmill.generation.sampling import Sampling, SamplingTable
 from gristmill.models.decoder import Decoder
+from gristmill.models.require import require_decoder
 
 Finish = Literal["stop", "length"]
 
@@ -87,6 +88,7 @@ class Engine:
         dtype: of matrix products; default that of the weights, or of the autocast region in which the engine is made.
         vocab_size: tokens of the tokenizer, where the model has more rows than that: the others are never sampled.
         """
+        self._require(model)
         if slots < 1:
             raise UserError("an engine needs at least one slot", where="slots")
         if context is not None and not 2 <= context <= model.config.context:
@@ -101,7 +103,7 @@ class Engine:
         mixed = torch.is_autocast_enabled(self.device.type)
         self.dtype = dtype or (torch.get_autocast_dtype(self.device.type) if mixed else weight.dtype)
         self._prepare()
-        self._cache = SlotCache(model.config, slots, self.context, self.device, self.dtype)
+        self._cache = self._new_cache()
         self._table = SamplingTable(slots, self.vocab_size, self.device)
         self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=self.device)
         self._waiting: deque[_Request] = deque()
@@ -109,6 +111,13 @@ class Engine:
         self._by_slot: list[_Request | None] = [None] * slots
         self._next = 0
         self._undelivered: list[TokenEvent] = []
+
+    def _require(self, model: Any) -> None:
+        """UserError for a body that this engine does not run."""
+        require_decoder(model, "engine")
+
+    def _new_cache(self) -> SlotCache:
+        return SlotCache(self.model.config, self.slots, self.context, self.device, self.dtype)
 
     # Requests
 
@@ -122,7 +131,7 @@ class Engine:
         prompt = self._checked(prompt_ids, "prompt")
         if not prompt:
             raise UserError("the prompt is empty", where="prompt", fix="begin with the tokenizer's BOS token")
-        if len(prompt) >= self.context:
+        if self._room(prompt) < 1:
             raise UserError(f"the prompt has {len(prompt)} tokens, which leaves no room for an answer in a context of "
                             f"{self.context}", where="prompt", fix="shorten the prompt")
         sampling = sampling or Sampling()
@@ -130,6 +139,10 @@ class Engine:
         self._next += 1
         self._waiting.append(request)
         return request.id
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        """Most tokens that an answer to this prompt may have."""
+        return self.context - len(prompt)
 
     def cancel(self, request: int) -> None:
         """Forget a request and free its slot at once; unknown and finished ones are ignored."""
@@ -351,7 +364,7 @@ class Engine:
             finish: Finish | None = None
             if token in request.stop:
                 finish = "stop"
-            elif request.made >= request.sampling.max_tokens or len(request.prompt) + request.made >= self.context:
+            elif request.made >= min(request.sampling.max_tokens, self._room(request.prompt)):
                 finish = "length"
             if finish:
                 self._release(request)

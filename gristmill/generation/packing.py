@@ -15,12 +15,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from gristmill.models.config import DecoderConfig
+from gristmill.models.config.decoder import VALUE_GATE
 from gristmill.models.decoder import Block, Cache, Decoder
-from gristmill.models.layers.mlp import GatedMLP
-from gristmill.models.layers.rotary import Rotary, rotate
+from gristmill.models.layers.mlp import ACTIVATIONS, GATES, MLP, GatedMLP
+from gristmill.models.layers.rotary import rotate
 
 SHARE_OF_MEMORY = 0.5
 """Packed copies are made when they take less than this share of the free memory."""
@@ -62,17 +62,37 @@ def has_onednn(weight: Tensor) -> bool:
     )
 
 
+class PackedMLP:
+    """The products of a feed-forward layer, with a gate or without."""
+
+    def __init__(self, mlp: GatedMLP | MLP, dtype: torch.dtype) -> None:
+        inputs = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
+        self.gated = isinstance(mlp, GatedMLP)
+        self.activation = (GATES if self.gated else ACTIVATIONS)[mlp.activation]
+        self.wide = PackedLinear([m.weight for m in inputs], [m.bias for m in inputs], dtype)
+        self.down = PackedLinear([mlp.down.weight], [mlp.down.bias], dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wide = self.wide(x)
+        if not self.gated:
+            return self.down(self.activation(wide))
+        gate, up = wide.chunk(2, dim=-1)
+        return self.down(self.activation(gate) * up)
+
+
 class PackedBlock:
     """One block's products, and the block itself for its norms."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        attention, mlp = block.attention, cast(GatedMLP, block.mlp)
+        attention = block.attention
         inputs = (attention.query, attention.key, attention.value)
-        self.attention_norm, self.mlp_norm = block.attention_norm, cast(nn.Module, block.mlp_norm)
+        self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
+        self.query_norm, self.key_norm, self.pattern = attention.query_norm, attention.key_norm, attention.pattern
+        self.looked_up, gate = attention.looked_up, attention.value_gate
+        self.value_gate = None if gate is None else PackedLinear([gate.weight], [], dtype)
         self.inputs = PackedLinear([m.weight for m in inputs], [m.bias for m in inputs], dtype)
         self.output = PackedLinear([attention.output.weight], [attention.output.bias], dtype)
-        self.wide = PackedLinear([mlp.gate.weight, mlp.up.weight], [mlp.gate.bias, mlp.up.bias], dtype)
-        self.down = PackedLinear([mlp.down.weight], [mlp.down.bias], dtype)
+        self.mlp = PackedMLP(cast(GatedMLP, block.mlp), dtype)
 
 
 class PackedDecoder:
@@ -87,18 +107,34 @@ class PackedDecoder:
         """Whether a row's result is the same in every batch, bit for bit."""
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Cache) -> Tensor:
-        """States after the last norm (batch, time, dim); input_ids and position_ids (batch, time)."""
+        """States that the head reads (batch, time, dim); input_ids and position_ids (batch, time)."""
         heads, kv_heads, size = self.config.heads, self.config.kv_heads, self.config.head_dim
         x = F.embedding(input_ids, self.model.embedding.weight)
-        cos, sin = (table.to(self.dtype) for table in cast(Rotary, self.model.rotary)(position_ids))
+        angles = None
+        if self.model.positions is not None:
+            x = x + self.model.positions(position_ids)
+        if self.model.rotary is not None:
+            angles = tuple(table.to(self.dtype) for table in self.model.rotary(position_ids))
         for layer, block in enumerate(self.blocks):
-            joined = block.inputs(block.attention_norm(x)).unflatten(-1, (-1, size)).transpose(1, 2)
-            turned = rotate(joined[:, : heads + kv_heads], cos, sin)
-            mixed = cache.attend(layer, turned[:, :heads], turned[:, heads:], joined[:, heads + kv_heads :])
-            x = x + block.output(mixed.transpose(1, 2).flatten(2))
-            gate, up = block.wide(block.mlp_norm(x)).chunk(2, dim=-1)
-            x = x + block.down(F.silu(gate) * up)
-        return self.model.norm(x)
+            normed = block.attention_norm(x)
+            joined = block.inputs(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+            turned, v = joined.split([heads + kv_heads, kv_heads], dim=1)
+            if block.value_gate is not None:
+                v = v + block.looked_up(input_ids, block.value_gate(normed[..., :VALUE_GATE])).to(v.dtype)
+            if block.query_norm is not None and block.key_norm is not None:
+                q, k = turned.split([heads, kv_heads], dim=1)
+                turned = torch.cat((block.query_norm(q), block.key_norm(k)), dim=1).to(self.dtype)
+            if angles is not None:
+                turned = rotate(turned, *angles)
+            mixed = cache.attend(layer, turned[:, :heads], turned[:, heads:], v, block.pattern)
+            mixed = block.output(mixed.transpose(1, 2).flatten(2))
+            if block.mlp_norm is None:
+                x = x + (mixed + block.mlp(normed))
+            else:
+                x = x + mixed
+                x = x + block.mlp(block.mlp_norm(x))
+        states = self.model.norm(x)
+        return states if self.config.logit_scale == 1.0 else states * self.config.logit_scale
 
     def logits(self, states: Tensor) -> Tensor:
         """states (..., dim) -> (..., vocab), fp32."""
@@ -127,16 +163,16 @@ class PlainDecoder:
         return contextlib.nullcontext() if same else torch.autocast(weight.device.type, self.dtype)
 
 
-def like_llama(config: DecoderConfig) -> bool:
-    """Whether a decoder has the parts that the packed form knows."""
-    return (config.positions, config.norm, config.mlp, config.parallel, config.qk_norm, config.window) == (
-        "rotary", "rms", "swiglu", False, False, None)
+def packable(model: Decoder) -> bool:
+    """Whether a decoder has the parts that the packed form knows, and lies where it helps."""
+    return type(model) is Decoder and model.head_weight.device.type == "cpu" and all(
+        type(block) is Block and type(block.mlp) in (GatedMLP, MLP) for block in model.blocks)
 
 
 @torch.no_grad()
 def prepare(model: Decoder, dtype: torch.dtype, vocab_size: int) -> PackedDecoder | PlainDecoder:
     """The form in which `model` generates fastest here, with products in `dtype`."""
-    if type(model) is not Decoder or not like_llama(model.config) or model.head_weight.device.type != "cpu":
+    if not packable(model):
         return PlainDecoder(model, dtype, vocab_size)
     needed = sum(parameter.nbytes for parameter in model.parameters())
     free = needed * 10

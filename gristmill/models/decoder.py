@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.core.errors import UserError
 from gristmill.models.body import Body
 from gristmill.models.config import DecoderConfig
+from gristmill.models.config.decoder import VALUE_GATE
 from gristmill.models.layers.attention import attention
 from gristmill.models.layers.linear import joined_linear
-from gristmill.models.layers.masks import Pattern
+from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.mlp import make_mlp
+from gristmill.models.layers.moe import MoE, expert_layers
 from gristmill.models.layers.norms import RMSNorm, make_norm
 from gristmill.models.layers.rotary import Rotary, rotate
 
@@ -24,11 +27,8 @@ Angles = tuple[Tensor, Tensor]
 class Cache(Protocol):
     """Keys and values of earlier tokens; owns their storage and the masking of ragged batches."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-        """q (batch, heads, time, head_dim), k and v (batch, kv_heads, time, head_dim), rotated -> like q.
-
-        window: a query sees only keys less than this many positions before it.
-        """
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern = CAUSAL) -> Tensor:
+        """q (batch, heads, time, head_dim), k and v (batch, kv_heads, time, head_dim), rotated -> like q."""
 
 
 class Attention(nn.Module):
@@ -37,21 +37,26 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
-        self.pattern = Pattern(causal=True, window=config.layer_window(layer))
+        self.pattern = layer_pattern(config, layer)
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query = nn.Linear(config.dim, wide, bias=config.qkv_bias)
         self.key = nn.Linear(config.dim, narrow, bias=config.qkv_bias)
         self.value = nn.Linear(config.dim, narrow, bias=config.qkv_bias)
         self.output = nn.Linear(wide, config.dim, bias=config.output_bias)
+        looked_up = config.layer_values(layer)
+        self.value_embedding = nn.Embedding(config.vocab_size, narrow) if looked_up else None
+        self.value_gate = nn.Linear(VALUE_GATE, config.kv_heads, bias=False) if looked_up else None
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | None = None, input_ids: Tensor | None = None,
     ) -> Tensor:
-        """x (batch, time, dim) -> (batch, time, dim)."""
+        """x (batch, time, dim) -> (batch, time, dim); input_ids (batch, time) for value embeddings."""
         q, k, v = (self._heads(part) for part in joined_linear(x, self.query, self.key, self.value))
+        if self.value_gate is not None and input_ids is not None:
+            v = v + self.looked_up(input_ids, self.value_gate(x[..., :VALUE_GATE])).to(v.dtype)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if angles is not None:
@@ -60,8 +65,15 @@ class Attention(nn.Module):
             mixed = attention(q, k, v, document_ids, pattern=self.pattern, prefix=prefix,
                               dropout=self.dropout if self.training else 0.0)
         else:
-            mixed = cache.attend(self.layer, q, k, v, self.pattern.window)
+            mixed = cache.attend(self.layer, q, k, v, self.pattern)
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def looked_up(self, input_ids: Tensor, gates: Tensor) -> Tensor:
+        """What value embeddings add to the values, (batch, kv_heads, time, head_dim); gates (batch, time, kv_heads)
+        before their sigmoid: 0 lets the row through as it is."""
+        assert self.value_embedding is not None
+        opened = 2 * gates.sigmoid()
+        return opened.transpose(1, 2)[..., None] * self._heads(self.value_embedding(input_ids))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -73,25 +85,58 @@ class Block(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.dropout = config.dropout
+        self.skipped = config.stochastic_depth * (layer + 1) / config.layers
         self.attention_norm = make_norm(config.norm, config.dim, config.norm_eps, config.norm_bias)
         self.attention = Attention(config, layer)
         self.mlp_norm = None if config.parallel else make_norm(
             config.norm, config.dim, config.norm_eps, config.norm_bias)
-        self.mlp = make_mlp(config.dim, config.mlp_dim, config.mlp, config.mlp_bias)
+        experts = config.layer_experts(layer)
+        self.mlp = make_mlp(config.dim, config.mlp_dim, config.mlp, config.mlp_bias) if experts is None else MoE(
+            config.dim, experts, config.mlp)
 
     def forward(
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | None = None, input_ids: Tensor | None = None,
+    ) -> Tensor:
+        if self.skipped and self.training:
+            return x + self._for_some_rows(self._whole(x, angles, document_ids, prefix, cache, input_ids) - x)
+        return self._whole(x, angles, document_ids, prefix, cache, input_ids)
+
+    def _whole(
+        self, x: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None, cache: Cache | None,
+        input_ids: Tensor | None,
     ) -> Tensor:
         normed = self.attention_norm(x)
-        mixed = self.attention(normed, angles, document_ids, prefix, cache)
+        mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids)
         if self.mlp_norm is None:
-            return x + self._dropped(mixed + self.mlp(normed))
+            return x + self._dropped(mixed + self._fed(normed, document_ids))
         x = x + self._dropped(mixed)
-        return x + self._dropped(self.mlp(self.mlp_norm(x)))
+        return x + self._dropped(self._fed(self.mlp_norm(x), document_ids))
+
+    def _fed(self, x: Tensor, document_ids: Tensor | None) -> Tensor:
+        return self.mlp(x, document_ids) if isinstance(self.mlp, MoE) else self.mlp(x)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+    def _for_some_rows(self, added: Tensor) -> Tensor:
+        """Stochastic depth: some rows add nothing, the others so much more that the mean stays."""
+        kept = torch.rand(added.shape[0], 1, 1, device=added.device) >= self.skipped
+        return torch.where(kept, added / (1 - self.skipped), 0)
+
+
+ZERO_AT_FIRST = ("attention.output.weight", "attention.value_gate.weight", "mlp.down.weight", "experts.down",
+                 "shared.down.weight")
+"""Ends of the names of what writes into the residual stream, and of gates, which begin half open."""
+
+
+def layer_pattern(config: DecoderConfig, layer: int) -> Pattern:
+    """What the queries of a layer see."""
+    kind = config.layer_attention(layer)
+    if kind == "sparse":
+        return Pattern(window=config.window, dilation=config.dilation, stride=config.stride,
+                       global_tokens=config.global_tokens, block=config.attention_block)
+    return Pattern(window=config.window) if kind == "window" else CAUSAL
 
 
 class Decoder(Body):
@@ -103,7 +148,8 @@ class Decoder(Body):
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         rotary = config.positions == "rotary"
         self.positions = None if rotary else nn.Embedding(config.context, config.dim)
-        self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling) if rotary else None
+        self.rotary = Rotary(
+            config.head_dim, config.rope_theta, config.rope_scaling, config.context) if rotary else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.dim, config.norm_eps, config.norm_bias)
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -122,16 +168,21 @@ class Decoder(Body):
         prefix: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """States after the last norm, (batch, time, dim).
+        """States after the last norm, times `logit_scale`, (batch, time, dim).
 
         input_ids (batch, time); document_ids (batch, time): attention stays within equal ids (ignored with a
-        cache); position_ids (batch or 1, time), default 0, 1, 2, ..., for learned positions anew in every document
-        (rotary attention sees only differences); prefix (batch, time) of bool: tokens that all of their document see.
+        cache); position_ids (batch or 1, time), default 0, 1, 2, ..., anew in every document where more than their
+        differences counts (learned positions, dynamic rope scaling); prefix (batch, time) of bool: tokens that all of
+        their document see.
         """
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-            if self.positions is not None and document_ids is not None:
+            counted = self.positions is not None or (self.rotary is not None and self.rotary.dynamic)
+            if counted and document_ids is not None:
                 position_ids = positions_in_documents(document_ids)
+            if input_ids.shape[1] > self.config.context and (
+                    self.positions is not None or (counted and document_ids is not None)):
+                self._check(position_ids)
         x = self.embedding(input_ids)
         if self.positions is not None:
             x = x + self.positions(position_ids)
@@ -139,8 +190,20 @@ class Decoder(Body):
             x = F.dropout(x, self.config.dropout)
         angles = None if self.rotary is None else self.rotary(position_ids)
         for block in self.blocks:
-            x = block(x, angles, document_ids, prefix, cache)
-        return self.norm(x)
+            x = block(x, angles, document_ids, prefix, cache, input_ids if self.config.value_embeddings else None)
+        states = self.norm(x)
+        return states if self.config.logit_scale == 1.0 else states * self.config.logit_scale
+
+    def _check(self, position_ids: Tensor) -> None:
+        longest = int(position_ids.max()) + 1
+        if longest > self.config.context:
+            if self.positions is None:
+                raise UserError(
+                    f"a text of {longest} tokens beside others, in a context of {self.config.context}: with dynamic "
+                    "rope scaling its length would change the others", where="input_ids",
+                    fix="give it alone, without document_ids; or scale by yarn")
+            raise UserError(f"a text of {longest} tokens does not fit a model that has learned {self.config.context} "
+                            "positions", where="input_ids", fix="cut the text, or train with a longer context")
 
     def forward(
         self,
@@ -167,8 +230,10 @@ class Decoder(Body):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            elif name.endswith(("attention.output.weight", "mlp.down.weight")):
+            elif name.endswith(ZERO_AT_FIRST):
                 parameter.zero_()
+            elif name.endswith("value_embedding.weight"):
+                parameter.normal_(0.0, 1.0, generator=generator)
             elif name == "embedding.weight":
                 parameter.normal_(0.0, 1.0 if not self.config.tied_head else self.config.dim**-0.5, generator=generator)
             elif name == "positions.weight":
@@ -176,7 +241,9 @@ class Decoder(Body):
             elif name == "head.weight":
                 parameter.normal_(0.0, 0.001, generator=generator)
             else:
-                parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+        for layer in expert_layers(self):
+            layer.reset_balance()
 
 
 def positions_in_documents(document_ids: Tensor) -> Tensor:

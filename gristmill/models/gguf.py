@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
     from gristmill.tokenizer import Tokenizer
 
-NAMES = {
-    "token_embd.weight": "embedding.weight",
-    "output_norm.weight": "norm.weight",
-    "output.weight": "head.weight",
-}
+NAMES = {"token_embd": "embedding", "position_embd": "positions", "output_norm": "norm", "output": "head"}
 BLOCK_NAMES = {
     "attn_norm": "attention_norm", "attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
-    "attn_output": "attention.output", "ffn_norm": "mlp_norm", "ffn_gate": "mlp.gate", "ffn_up": "mlp.up",
-    "ffn_down": "mlp.down",
+    "attn_qkv": "attention.query|key|value", "attn_q_norm": "attention.query_norm",
+    "attn_k_norm": "attention.key_norm", "attn_output": "attention.output", "ffn_norm": "mlp_norm",
+    "ffn_gate": "mlp.gate", "ffn_up": "mlp.up", "ffn_down": "mlp.down",
 }
-"""Name in `blk.N.<name>.<weight|bias>` -> ours in `blocks.N.<name>`."""
+"""Name in `<name>.<weight|bias>` and `blk.N.<name>.<weight|bias>` -> ours, in `blocks.N.` for the latter; `|` parts the
+names of what is stored as one."""
+
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen", "qwen3": "qwen", "gpt2": "gpt2"}
+"""Architectures in these files -> our families."""
 
 CONTROL = 3
 """Token type of special tokens."""
@@ -52,30 +53,36 @@ def open_gguf(path: Path | str) -> GGUFReader:
 
 
 def read_gguf(path: Path | str) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """Config and fp32 weights, under our names, of a Llama-family GGUF file."""
+    """Config and fp32 weights, under our names, of a GGUF file of a family that we know."""
     reader = open_gguf(path)
     where = str(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     config = _config(reader, tensors, where)
-    state, unexpected = {}, []
+    state: dict[str, Tensor] = {}
+    unexpected = []
     for name, tensor in tensors.items():
-        ours = _our_name(name)
-        if ours is None:
+        ours = _our_names(name)
+        if not ours:
             unexpected.append(name)
             continue
         weight = dequantised(tensor, where)
-        if ".attention.query." in ours:
-            weight = pairs_to_halves(weight, config.heads)
-        elif ".attention.key." in ours:
-            weight = pairs_to_halves(weight, config.kv_heads)
-        state[ours] = weight
-    from gristmill.models.families.llama import LLAMA
+        state |= zip(ours, weight.chunk(len(ours)), strict=True)
+    if value(reader, "general.architecture") == "llama":  # the others' rows are in our order already
+        for name in state:
+            if ".attention.query." in name:
+                state[name] = pairs_to_halves(state[name], config.heads)
+            elif ".attention.key." in name:
+                state[name] = pairs_to_halves(state[name], config.kv_heads)
+    if config.tied_head:
+        state.pop("head.weight", None)
+    from gristmill.models.families import FAMILIES
 
-    wanted = {name for rule in LLAMA.rules(config) for name in rule.ours}
+    wanted = {name for rule in FAMILIES[config.family].rules(config) for name in rule.ours}
     missing, unexpected = sorted(wanted - set(state)), sorted(set(unexpected) | (set(state) - wanted))
     if missing or unexpected:
-        raise UserError(f"the weights do not fit a Llama model (missing: {', '.join(missing[:8]) or 'none'}; "
-                        f"unexpected: {', '.join(unexpected[:8]) or 'none'})", where=where)
+        raise UserError(f"the weights do not fit a {config.family} model (missing: "
+                        f"{', '.join(missing[:8]) or 'none'}; unexpected: {', '.join(unexpected[:8]) or 'none'})",
+                        where=where)
     return config, state
 
 
@@ -131,54 +138,78 @@ def pairs_to_halves(weight: Tensor, heads: int) -> Tensor:
     return weight.reshape(heads, size // 2, 2, -1).transpose(1, 2).reshape(weight.shape).contiguous()
 
 
-def _our_name(name: str) -> str | None:
-    if name in NAMES:
-        return NAMES[name]
+def _our_names(name: str) -> list[str]:
     parts = name.split(".")
+    if len(parts) == 2 and parts[0] in NAMES:
+        return [f"{NAMES[parts[0]]}.{parts[1]}"]
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in BLOCK_NAMES:
-        return f"blocks.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
-    return "rotary" if name == "rope_freqs.weight" else None
+        room, _, ours = f"blocks.{parts[1]}.{BLOCK_NAMES[parts[2]]}".rpartition(".")
+        return [f"{room}.{part}.{parts[3]}" for part in ours.split("|")]
+    return []
 
 
 def _config(reader: GGUFReader, tensors: dict[str, Any], where: str) -> DecoderConfig:
     architecture = value(reader, "general.architecture")
-    if architecture != "llama":
-        raise UserError(f"the architecture {architecture!r} is not supported", where=where, fix="supported: llama")
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"the architecture {architecture!r} is not supported", where=where,
+                        fix=f"supported: {', '.join(ARCHITECTURES)}")
 
     def number(key: str, default: Any = None) -> Any:
-        found = value(reader, f"llama.{key}")
+        found = value(reader, f"{architecture}.{key}")
         if found is None and default is None:
-            raise UserError(f"the field llama.{key} is missing", where=where)
+            raise UserError(f"the field {architecture}.{key} is missing", where=where)
         return default if found is None else found
 
     heads, dim = number("attention.head_count"), number("embedding_length")
-    size = number("rope.dimension_count", dim // heads)
-    if number("attention.key_length", size) != size or number("expert_count", 0):
-        raise UserError("rotary positions on a part of a head and experts are not supported", where=where)
-    theta = _shortest(number("rope.freq_base", 10_000.0))
     tokens = value(reader, "tokenizer.ggml.tokens")
+    shared = {
+        "family": ARCHITECTURES[architecture], "vocab_size": number("vocab_size", len(tokens) if tokens else None),
+        "dim": dim, "layers": number("block_count"), "heads": heads, "mlp_dim": number("feed_forward_length"),
+        "context": number("context_length"),
+    }
     try:
+        if architecture == "gpt2":
+            from gristmill.models.families.gpt2 import TRAITS
+
+            return DecoderConfig(**{
+                **TRAITS, **shared, "kv_heads": heads, "head_dim": dim // heads,
+                "norm_eps": _shortest(number("attention.layer_norm_epsilon")), "tied_head": _tied(tensors, where)})
+        size = number("attention.key_length", number("rope.dimension_count", dim // heads))
+        if number("rope.dimension_count", size) != size or number("expert_count", 0):
+            raise UserError("rotary positions on a part of a head and experts are not supported", where=where)
+        theta = _shortest(number("rope.freq_base", 10_000.0))
+        if number("attention.sliding_window", 0) and architecture == "llama":
+            shared |= {"family": "mistral", "window": number("attention.sliding_window")}
         return DecoderConfig(
-            vocab_size=number("vocab_size", len(tokens) if tokens else None), dim=dim, layers=number("block_count"),
-            heads=heads, kv_heads=number("attention.head_count_kv", heads), head_dim=size,
-            mlp_dim=number("feed_forward_length"), context=number("context_length"), rope_theta=theta,
+            **shared, kv_heads=number("attention.head_count_kv", heads), head_dim=size, rope_theta=theta,
             rope_scaling=_scaling(reader, tensors, size, theta, where),
-            norm_eps=_shortest(number("attention.layer_norm_rms_epsilon")),
-            tied_head="output.weight" not in tensors,
+            norm_eps=_shortest(number("attention.layer_norm_rms_epsilon")), tied_head=_tied(tensors, where),
             qkv_bias="blk.0.attn_q.bias" in tensors, output_bias="blk.0.attn_output.bias" in tensors,
-            mlp_bias="blk.0.ffn_gate.bias" in tensors,
+            mlp_bias="blk.0.ffn_gate.bias" in tensors, qk_norm="blk.0.attn_q_norm.weight" in tensors,
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"the metadata make no model ({error})", where=where) from error
 
 
+def _tied(tensors: dict[str, Any], where: str) -> bool:
+    """Whether the head is the embedding: not stored, or stored a second time with the same bytes."""
+    head, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")
+    if head is None or embedding is None:
+        return head is None
+    return head.tensor_type == embedding.tensor_type and np.array_equal(head.data, embedding.data)
+
+
 def _scaling(reader: GGUFReader, tensors: dict[str, Any], size: int, theta: float, where: str) -> dict[str, Any] | None:
-    kind = value(reader, "llama.rope.scaling.type") or "none"
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": _shortest(value(reader, "llama.rope.scaling.factor"))}
+    stem = f"{value(reader, 'general.architecture')}.rope.scaling."
+    kind = value(reader, stem + "type") or "none"
+    if kind in ("linear", "yarn"):
+        found = {"rope_type": kind, "factor": _shortest(value(reader, stem + "factor"))}
+        if kind == "yarn":
+            found["original_max_position_embeddings"] = value(reader, stem + "original_context_length")
+        return found
     if kind != "none":
         raise UserError(f"rope scaling of the kind {kind!r} is not supported", where=where,
-                        fix="supported: none, linear")
+                        fix="supported: none, linear, yarn")
     if "rope_freqs.weight" not in tensors:
         return None
     factors = dequantised(tensors.pop("rope_freqs.weight"), where)

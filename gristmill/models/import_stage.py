@@ -15,6 +15,7 @@ from gristmill.core.files import write_json
 from gristmill.core.hashing import digest_file, digest_folder
 from gristmill.core.stage import StageContext, stage
 from gristmill.models import proof
+from gristmill.models.extension import extend_context
 from gristmill.models.gguf import gguf_tokenizer
 from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
@@ -36,11 +37,17 @@ class ImportModel:
     """A tokenizer folder or a llama2.c tokenizer.bin, where the source does not bring its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the stored weights; float32 keeps every value of the source."""
+    context: int | None = None
+    """A longer context than the source was trained with: its rotary positions are stretched, by yarn if `rope_scaling`
+    says nothing else (docs/models/llama.md)."""
+    rope_scaling: dict[str, Any] | str | None = None
+    """yarn, linear or dynamic, or a dictionary as in public configs, e.g. {rope_type: linear, factor: 4}."""
     revision: str | None = None
     """Commit or tag of a hub model; give one, so that the import can be repeated."""
 
     def __post_init__(self) -> None:
         require(bool(self.source.strip()), "source", "must not be empty")
+        require(self.context is None or self.context >= 2, "context", "must be at least 2")
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of the local files that are read, for the stage's identity; a hub id stands for itself."""
@@ -57,9 +64,13 @@ class ImportModel:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
                             where=self.tokenizer or str(source), fix="name the tokenizer of this very model")
-        save_model(model, context.work, tokenizer=tokenizer, dtype=getattr(torch, self.dtype))
         context.progress.say("proving the import block by block")
-        result = self._prove(model, source, context.work)
+        result = self._prove_source(model, source)
+        if self.context is not None or self.rope_scaling is not None:
+            extend_context(model, self.context, self.rope_scaling)
+            context.progress.say(f"the context is {model.config.context} tokens now, {model.config.rope_scaling}")
+        save_model(model, context.work, tokenizer=tokenizer, dtype=getattr(torch, self.dtype))
+        result["written"] = self._prove_written(model, context.work)
         write_json(context.work / "proof.json", result)
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -70,18 +81,19 @@ class ImportModel:
                 w["largest"] for part in result.values() for w in part["witnesses"].values()),
         }
 
-    def _prove(self, model: Any, source: Path, work: Path) -> dict[str, Any]:
-        """The source against a slow reading of it, and what was written against a slow reading and transformers."""
-        found: dict[str, Any] = {}
-        if not source.is_dir() or any(source.glob("*.safetensors")):  # the slow reader opens no pickles
-            found["source"] = proof.prove(
-                model, {"slow reading of the source": lambda inputs: proof.trace_reference(source, inputs)},
-                self.source)
+    def _prove_source(self, model: Any, source: Path) -> dict[str, Any]:
+        """The source against a slow reading of it."""
+        if source.is_dir() and not any(source.glob("*.safetensors")):  # the slow reader opens no pickles
+            return {}
+        return {"source": proof.prove(
+            model, {"slow reading of the source": lambda inputs: proof.trace_reference(source, inputs)}, self.source)}
+
+    def _prove_written(self, model: Any, work: Path) -> dict[str, Any]:
+        """What was written against a slow reading and transformers."""
         witnesses: dict[str, Any] = {"slow reading": lambda inputs: proof.trace_reference(work, inputs)}
-        if proof.has_transformers():
+        if proof.has_transformers(model.config):
             witnesses["transformers"] = lambda inputs: proof.trace_transformers(work, inputs)
-        found["written"] = proof.prove(load_model(work), witnesses, "the imported folder")
-        return found
+        return proof.prove(load_model(work), witnesses, "the imported folder")
 
 
 def local(source: str) -> Path | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json
+from gristmill.models.extension import extended_config
 from gristmill.models.families import FAMILIES, Family
 from gristmill.models.layers.rotary import Tables
 
@@ -20,12 +21,14 @@ KINDS = "a folder with config.json and model.safetensors, a .gguf file, or a lla
 
 
 def load_model(
-    source: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
+    source: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32,
+    context: int | None = None, rope_scaling: str | Mapping[str, Any] | None = None,
 ) -> Any:
     """A model of whatever family, from a public folder, a `.gguf` file or a llama2.c `.bin` file, in eval mode.
 
-    dtype: of the weights in memory; None keeps what the file has. Raises UserError where the source is missing,
-    damaged, incomplete, or asks for what we cannot compute.
+    dtype: of the weights in memory; None keeps what the file has. context, rope_scaling: another context than the
+    file's (`extension.extended_config`). Raises UserError where the source is missing, damaged, incomplete, or asks for
+    what we cannot compute.
     """
     source = Path(source)
     if source.is_dir():
@@ -43,6 +46,8 @@ def load_model(
         config, state = read_llama2c(source)
     else:
         raise UserError("this is no model file that we read", where=str(source), fix=f"name {KINDS}")
+    if context is not None or rope_scaling is not None:
+        config = extended_config(config, context, rope_scaling)
     return build(config, state, device=device, dtype=dtype, where=str(source))
 
 
@@ -103,9 +108,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         return read_safetensors(single)
     if index.is_file():
         return _read_shards(folder, read_json(index), index)
-    old = folder / "pytorch_model.bin"
+    old, index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
     if old.is_file():
         return _read_torch(old)
+    if index.is_file():
+        return _read_shards(folder, read_json(index), index)
     raise UserError("there are no weights here", where=str(folder), fix="expected model.safetensors")
 
 
@@ -129,7 +136,7 @@ def _read_shards(folder: Path, index: Any, where: Path) -> dict[str, Tensor]:
     for name in sorted(set(weight_map.values())):
         if not isinstance(name, str) or Path(name).name != name:
             raise UserError(f"the index names {name!r}, which is no file of this folder", where=str(where))
-        tensors.update(read_safetensors(folder / name))
+        tensors.update((_read_torch if name.endswith(".bin") else read_safetensors)(folder / name))
     lost = sorted(set(weight_map) - set(tensors))
     if lost:
         raise UserError(f"the index promises {', '.join(lost[:6])}, but no shard holds it", where=str(where),
@@ -140,6 +147,8 @@ def _read_shards(folder: Path, index: Any, where: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise UserError("this file is missing", where=str(path)) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise UserError(f"this file holds more than weights, or is damaged ({str(error).splitlines()[0]})",
                         where=str(path), fix="use a safetensors file") from error

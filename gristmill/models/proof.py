@@ -60,9 +60,12 @@ def trace_transformers(folder: Path, inputs: Inputs) -> Trace:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    family, _ = read_config(folder)
+    logging.set_verbosity_error()  # it would list heads that this class does not open; here the numbers decide
+    family, config = read_config(folder)
     public = getattr(transformers, family.public_class).from_pretrained(
         str(folder), dtype=torch.float32, attn_implementation="eager").eval()
+    if getattr(config, "moe", None) is not None and hasattr(public, "set_experts_implementation"):
+        public.set_experts_implementation("eager")  # its default fails where a width is no multiple of 16 bytes
     blocks = [block for path in family.public_blocks for block in public.get_submodule(path)]
     return _hooked(public, blocks, inputs)
 
@@ -135,6 +138,6 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def has_transformers() -> bool:
-    """Whether transformers is there to be a second witness."""
-    return importlib.util.find_spec("transformers") is not None
+def has_transformers(config: Any) -> bool:
+    """Whether transformers is there, and opens this family, to be a second witness."""
+    return bool(FAMILIES[config.family].public_class) and importlib.util.find_spec("transformers") is not None

@@ -35,14 +35,18 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     family = FAMILIES[model.config.family]
+    public = family.public_config(model.config)
     save_tensors(family.to_public(state, model.config), folder, shard_bytes)
     stored = dtype or next(model.parameters()).dtype
     tokens = _special_tokens(tokenizer)
+    # Where a family's public config names its padding token itself, positions or masks of public code hang on it.
     write_json(folder / "config.json", {
-        **family.config_to_public(model.config), **tokens, "dtype": DTYPES[stored], "torch_dtype": DTYPES[stored],
+        **tokens, **public, "dtype": DTYPES[stored], "torch_dtype": DTYPES[stored],
         "use_cache": True,
     })
-    write_json(folder / "generation_config.json", generation_config(tokenizer))
+    start = getattr(model.config, "start_id", None)  # of an encoder-decoder's answer
+    write_json(folder / "generation_config.json", {
+        **generation_config(tokenizer), **({} if start is None else {"decoder_start_token_id": start})})
     if tokenizer is not None:
         tokenizer.save(folder)
 

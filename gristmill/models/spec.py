@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
+from gristmill.models.config.moe import MoEConfig, changed
 from gristmill.models.families import FAMILIES, Family
+
+FamilyName = Literal[
+    "llama", "gristmill", "gpt2", "gpt3", "mistral", "qwen", "palm", "mixtral", "moe", "bert", "roberta", "xlm",
+    "xlm-roberta", "xlnet", "t5", "mt5",
+]
+"""The keys of FAMILIES, for types and for the schema of recipes."""
 
 HEAD_DIM = 64
 VOCABULARY_MULTIPLE = 64
@@ -19,8 +26,8 @@ VOCABULARY_MULTIPLE = 64
 class ModelSpec:
     """A model to train from scratch: a preset, or a depth from which the rest follows, or every number by hand."""
 
-    family: str = "llama"
-    """Architecture: llama, gpt2, bert, t5, ...; see docs/models."""
+    family: FamilyName = "llama"
+    """Architecture; see docs/models."""
     preset: str | None = None
     """A published size, e.g. smollm2-135m."""
     depth: int | None = None
@@ -64,10 +71,17 @@ class ModelSpec:
         given = {name: getattr(self, name) for name in ("dim", "heads", "kv_heads", "mlp_dim", "context", "tied_head")}
         changes = {name: value for name, value in given.items() if value is not None} | self.options
         try:
+            start = dict(family.traits) if self.preset is None else {"moe": getattr(self._preset(family), "moe", None)}
+            experts = start.get("moe")
+            if isinstance(experts, MoEConfig) and "moe" in changes:
+                changes["moe"] = changed(experts, changes["moe"])
             if self.preset is not None:
-                return dataclasses.replace(self._preset(family), vocab_size=rows, **changes), notes
-            numbers = self._numbers(family, notes)
-            return family.config(family=family.name, vocab_size=rows, **{**family.traits, **numbers, **changes}), notes
+                resolved = dataclasses.replace(self._preset(family), vocab_size=rows, **changes)
+            else:
+                numbers = self._numbers(family, notes)
+                resolved = family.config(family=family.name, vocab_size=rows, **{**family.traits, **numbers, **changes})
+            family.public_config(resolved)  # what could not be written is refused before it is trained
+            return resolved, notes
         except ValueError as error:
             name, _, problem = str(error).partition(": ")
             raise UserError(problem or name, where=f"model.{name}" if problem else "model") from error

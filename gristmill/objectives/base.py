@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -24,7 +24,16 @@ class LossTerms:
 
 
 class Objective(Protocol):
-    """Pure: the same model and batch give the same terms."""
+    """Pure: the same model and batch give the same terms.
+
+    The term `loss` is what scores are compared by. Where more than it is minimised, another term holds the whole and
+    `loss` has weight 0, so that it is reported and nothing else.
+
+    An objective may have a method `attach(model) -> nn.Module`: makes anew, as a pure function of the model's
+    weights, the parts of its own that are to be trained beside the model. The trainer optimises and checkpoints them
+    (under `objective.`); they are no part of the model that is saved. A wrapper holds the objective that it wraps as
+    `objective`.
+    """
 
     weights: Mapping[str, float]
     """Factor of each term in the total loss."""
@@ -34,3 +43,12 @@ class Objective(Protocol):
 
     def terms(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Run the model on the batch."""
+
+
+def attach(objective: Any, model: nn.Module) -> nn.Module | None:
+    """The parts that `objective`, or one that it wraps, wants trained beside the model; None for none."""
+    while objective is not None:
+        if hasattr(objective, "attach"):
+            return objective.attach(model)
+        objective = getattr(objective, "objective", None)
+    return None

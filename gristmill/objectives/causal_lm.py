@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from gristmill.objectives.base import Batch, LossTerms
-from gristmill.objectives.cross_entropy import IGNORED, linear_cross_entropy
+from gristmill.objectives.cross_entropy import IGNORED, output_loss
 
 
 class CausalLM:
     """Mean negative log-likelihood of the targets that are not ignored, in nats a token.
 
-    Pretraining and supervised fine-tuning are the same objective: they differ in which targets are ignored.
+    Pretraining and supervised fine-tuning are the same objective: they differ in which targets are ignored. A batch
+    with `prefix` (batch, time) of bool is a prefix LM's: those tokens are seen by all of their document (Raffel et
+    al. 2020, arXiv:1910.10683, section 3.2.1).
+
+    With label smoothing or a z-loss the term `regularised` is minimised, and `loss` stays the pure cross-entropy.
     """
 
-    weights: Mapping[str, float] = {"loss": 1.0}
+    def __init__(self, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
+        """label_smoothing, z_loss: see `cross_entropy.head_loss`."""
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        self.regularised = bool(label_smoothing or z_loss)
+        self.weights: Mapping[str, float] = {"loss": 0.0, "regularised": 1.0} if self.regularised else {"loss": 1.0}
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return {"loss": int((batch["targets"] != IGNORED).sum())}
+        scored = int((batch["targets"] != IGNORED).sum())
+        return dict.fromkeys(self.weights, scored)
+
+    def states(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the head reads, (batch, time, dim)."""
+        prefix = {"prefix": batch["prefix"]} if "prefix" in batch else {}
+        return model.hidden(batch["input_ids"], document_ids=batch.get("document_ids"), **prefix)  # type: ignore[operator]
 
     def terms(self, model: nn.Module, batch: Batch) -> LossTerms:
-        states = model.hidden(batch["input_ids"], document_ids=batch.get("document_ids"))  # type: ignore[operator]
-        total, correct = linear_cross_entropy(
-            states.flatten(0, 1), model.head_weight, batch["targets"].flatten()  # type: ignore[arg-type]
-        )
-        return LossTerms({"loss": total}, {"accuracy": (correct.detach(), "loss")})
+        return self.score(model, self.states(model, batch), batch)
+
+    def score(self, model: nn.Module, states: Tensor, batch: Batch) -> LossTerms:
+        """The terms that these states give."""
+        found = output_loss(model, states, batch["targets"], label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+        accuracy = {"accuracy": (found.correct, "loss")}
+        if not self.regularised:
+            return LossTerms({"loss": found.total}, accuracy)
+        squares = {"log_z_squared": (found.z_squares, "loss")} if self.z_loss else {}
+        return LossTerms({"loss": found.cross_entropy, "regularised": found.total}, accuracy | squares)

@@ -2,73 +2,262 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORED = -100
 """Targets with this value count for nothing."""
+CHUNK = 512
+"""Tokens whose logits exist at one time."""
 
 
-def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = 512) -> tuple[Tensor, Tensor]:
-    """Sum of -log softmax(hidden @ headᵀ)[target] over the targets that are not ignored.
+class HeadLoss(NamedTuple):
+    """What a head's chunks add up to; scalars. Only `total` carries gradients."""
 
-    hidden (tokens, dim); head (vocab, dim); targets (tokens,) int64. Returns the sum (scalar, fp32, differentiable
-    in hidden and head) and the number of targets whose most likely token is the true one (scalar, no gradient).
-    Chunks of `chunk` tokens are pushed through the head one after another and their gradients taken at once, so the
-    memory is chunk x vocab instead of tokens x vocab, and nothing is computed twice.
+    total: Tensor
+    """What is to be minimised: the cross-entropy (smoothed where asked for) plus the z-loss, fp32."""
+    cross_entropy: Tensor
+    """The pure cross-entropy in nats: what is reported, so that scores stay comparable."""
+    correct: Tensor
+    """Targets whose most likely token is the true one, int64."""
+    z_squares: Tensor
+    """Sum of log(Z)², 0 unless there is a z-loss."""
+
+
+class HeadCall(NamedTuple):
+    """What a head was given: the states (tokens, dim) of the targets that are not ignored, and its own numbers."""
+
+    states: Tensor
+    head: Tensor
+    bias: Tensor | None
+    soft_cap: float | None
+
+
+_calls: ContextVar[list[HeadCall] | None] = ContextVar("head calls", default=None)
+
+
+@contextlib.contextmanager
+def head_calls() -> Iterator[list[HeadCall]]:
+    """Inside, every call of a head is noted in the list that is given: how R-Drop reaches the predictions of any
+    objective."""
+    noted: list[HeadCall] = []
+    token = _calls.set(noted)
+    try:
+        yield noted
+    finally:
+        _calls.reset(token)
+
+
+class Options(NamedTuple):
+    """What may be changed about the plain form."""
+
+    label_smoothing: float
+    z_loss: float
+    soft_cap: float | None
+    chunk: int
+
+    @property
+    def plain(self) -> bool:
+        return not self.label_smoothing and not self.z_loss
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    chunk: int = CHUNK,
+    *,
+    bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum of -log softmax(hidden @ headᵀ + bias)[target] over the targets that are not ignored.
+
+    hidden (tokens, dim); head (vocab, dim); bias (vocab,); targets (tokens,) int64. Returns the sum (scalar, fp32,
+    differentiable in hidden, head and bias) and the number of targets whose most likely token is the true one (scalar,
+    no gradient). Chunks of `chunk` tokens are pushed through the head one after another and their gradients taken at
+    once, so the memory is chunk x vocab instead of tokens x vocab, and nothing is computed twice. Options: `head_loss`.
     """
+    found = head_loss(hidden, head, targets, chunk, bias=bias, label_smoothing=label_smoothing, z_loss=z_loss,
+                      soft_cap=soft_cap)
+    return found.total, found.correct
+
+
+def head_loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    chunk: int = CHUNK,
+    *,
+    bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+) -> HeadLoss:
+    """`linear_cross_entropy` with its parts.
+
+    label_smoothing ε: the target is (1 - ε) of the true token and ε / vocab of every token (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7). z_loss ζ: adds ζ log(Z)², Z being the softmax's denominator, which keeps logits near
+    zero (Chowdhery et al. 2022, arXiv:2204.02311, section 5: ζ = 1e-4). soft_cap c: logits become c tanh(logits / c)
+    (Gemma 2, arXiv:2408.00118, section 2).
+    """
+    options = Options(label_smoothing, z_loss, soft_cap, chunk)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
     kept = targets != IGNORED
-    # Ignored rows are left out rather than masked: with loss on answers only, most rows are.
-    if not torch.compiler.is_compiling() and not bool(kept.all()):
+    weights = None
+    if torch.compiler.is_compiling():  # shapes that hang on the data cannot be traced: ignored rows are zeroed
+        weights, targets = kept.float(), targets.masked_fill(~kept, 0)
+    elif not bool(kept.all()):  # left out rather than masked: with loss on answers only, most rows are
         hidden, targets = hidden[kept], targets[kept]
-    if not torch.is_grad_enabled() or not (hidden.requires_grad or head.requires_grad):
-        return _forward_only(hidden, head, targets, chunk)
-    return _LinearCrossEntropy.apply(hidden, head, targets, chunk)
+    noted = None if torch.compiler.is_compiling() else _calls.get()
+    if noted is not None:
+        noted.append(HeadCall(hidden, head, bias, soft_cap))
+    learnt = hidden.requires_grad or head.requires_grad or (bias is not None and bias.requires_grad)
+    if not torch.is_grad_enabled() or not learnt:
+        return _forward_only(hidden, head, targets, bias, weights, options)
+    return HeadLoss(*_HeadLoss.apply(hidden, head, targets, bias, weights, options))
 
 
-def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-    for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = F.linear(states, head).float()
-        total += F.cross_entropy(logits, wanted, reduction="sum")
-        correct += (logits.argmax(-1) == wanted).sum()
-    return total, correct
+def output_loss(model: nn.Module, states: Tensor, targets: Tensor, *, label_smoothing: float = 0.0,
+                z_loss: float = 0.0) -> HeadLoss:
+    """The loss of a body's own head, with its bias and soft cap where it has them.
+
+    states (batch, time, dim): of the body's `hidden`; targets (batch, time).
+    """
+    return head_loss(
+        states.flatten(0, 1), model.head_weight, targets.flatten(), bias=getattr(model, "head_bias", None),  # type: ignore[arg-type]
+        soft_cap=getattr(model, "logit_soft_cap", None), label_smoothing=label_smoothing, z_loss=z_loss)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def logits_of(states: Tensor, head: Tensor, bias: Tensor | None, soft_cap: float | None) -> Tensor:
+    """states (tokens, dim), head (vocab, dim), bias (vocab,) -> (tokens, vocab) in fp32."""
+    logits = F.linear(states, head).float()
+    if bias is not None:
+        logits += bias.float()
+    return logits if soft_cap is None else logits.div_(soft_cap).tanh_().mul_(soft_cap)
+
+
+def _hits(logits: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
+    """How many of `wanted` (tokens,) are the first largest of their row of `logits` (tokens, vocab)."""
+    if logits.device.type != "cpu" or weights is not None:
+        right = logits.argmax(-1) == wanted
+        return (right if weights is None else right & (weights > 0)).sum()
+    # On a CPU argmax costs more than the softmax and max a tenth of it; argmax then settles ties.
+    rows = (logits.gather(1, wanted[:, None]).squeeze(1) == logits.amax(-1)).nonzero().squeeze(1)
+    return (logits[rows].argmax(-1) == wanted[rows]).sum()
+
+
+def _log_z(logits: Tensor, logs: Tensor) -> Tensor:
+    """log of the softmax's denominator, (tokens,), from what log_softmax gave."""
+    return logits.amax(-1) - logs.amax(-1)
+
+
+def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None,
+                  options: Options) -> HeadLoss:
+    totals = _Totals(hidden.device)
+    for start in range(0, max(hidden.shape[0], 1), options.chunk):
+        part = slice(start, start + options.chunk)
+        logits, wanted = logits_of(hidden[part], head, bias, options.soft_cap), targets[part]
+        rows = None if weights is None else weights[part]
+        totals.correct += _hits(logits, wanted, rows)
+        if options.plain and rows is None:
+            totals.cross_entropy += F.cross_entropy(logits, wanted, reduction="sum")
+        else:
+            totals.add(logits, logits.log_softmax(-1), wanted, rows, options)
+    return totals.finished(options)
+
+
+class _Totals:
+    """Sums over chunks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cross_entropy, self.smoothed, self.z_squares = (
+            torch.zeros((), dtype=torch.float32, device=device) for _ in range(3))
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(
+        self, logits: Tensor, logs: Tensor, wanted: Tensor, weights: Tensor | None, options: Options,
+    ) -> Tensor | None:
+        """Add a chunk; logs (tokens, vocab) are log-probabilities. Returns log Z (tokens,) where it is needed."""
+        picked = logs.gather(1, wanted[:, None])
+        self.cross_entropy -= (picked if weights is None else picked * weights[:, None]).sum()
+        if options.label_smoothing:
+            spread = logs.mean(-1)
+            self.smoothed -= (spread if weights is None else spread * weights).sum()
+        if not options.z_loss:
+            return None
+        log_z = _log_z(logits, logs)
+        squares = log_z.square()
+        self.z_squares += (squares if weights is None else squares * weights).sum()
+        return log_z
+
+    def finished(self, options: Options) -> HeadLoss:
+        total = self.cross_entropy
+        if options.label_smoothing:
+            total = (1 - options.label_smoothing) * total + options.label_smoothing * self.smoothed
+        if options.z_loss:
+            total = total + options.z_loss * self.z_squares
+        return HeadLoss(total, self.cross_entropy.clone(), self.correct, self.z_squares)
+
+
+class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, chunk):  # type: ignore[no-untyped-def]
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden)
-        head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        for start in range(0, hidden.shape[0], chunk):
-            states, wanted = hidden[start : start + chunk], targets[start : start + chunk]
-            logits = F.linear(states, head).float()
-            correct += (logits.argmax(-1) == wanted).sum()
+    def forward(ctx, hidden, head, targets, bias, weights, options):  # type: ignore[no-untyped-def]
+        to_hidden, to_head, _, to_bias, _, _ = ctx.needs_input_grad
+        totals = _Totals(hidden.device)
+        hidden_gradient = torch.empty_like(hidden) if to_hidden else None
+        head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if to_head else None
+        bias_gradient = torch.zeros(head.shape[0], dtype=torch.float32, device=head.device) if to_bias else None
+        for start in range(0, hidden.shape[0], options.chunk):
+            part = slice(start, start + options.chunk)
+            states, wanted, rows = hidden[part], targets[part], None if weights is None else weights[part]
+            logits = logits_of(states, head, bias, options.soft_cap)
+            totals.correct += _hits(logits, wanted, rows)
             logs = torch.log_softmax(logits, dim=-1)
-            picked = wanted[:, None]
-            total -= logs.gather(1, picked).sum()
-            slope = logs.exp_()
-            slope.scatter_add_(1, picked, torch.full_like(picked, -1, dtype=slope.dtype))
+            log_z = totals.add(logits, logs, wanted, rows, options)
+            slope = _slope(logits, logs, log_z, wanted, rows, options)
+            if bias_gradient is not None:
+                bias_gradient += slope.sum(0)
             slope = slope.to(hidden.dtype)
-            hidden_gradient[start : start + chunk] = slope @ head
-            head_gradient += slope.t() @ states
-        ctx.save_for_backward(hidden_gradient, head_gradient.to(head.dtype))
-        ctx.mark_non_differentiable(correct)
-        return total, correct
+            if hidden_gradient is not None:
+                hidden_gradient[part] = slope @ head
+            if head_gradient is not None:
+                head_gradient += slope.t() @ states
+        ctx.save_for_backward(hidden_gradient, None if head_gradient is None else head_gradient.to(head.dtype),
+                              None if bias_gradient is None else bias_gradient.to(bias.dtype))
+        found = totals.finished(options)
+        ctx.mark_non_differentiable(*found[1:])
+        return tuple(found)
 
     @staticmethod
-    def backward(ctx, total_gradient, _):  # type: ignore[no-untyped-def]
-        hidden_gradient, head_gradient = ctx.saved_tensors
-        scale = total_gradient
-        states = hidden_gradient * scale.to(hidden_gradient.dtype)
-        return states, head_gradient * scale.to(head_gradient.dtype), None, None
+    def backward(ctx, total_gradient, *_):  # type: ignore[no-untyped-def]
+        hidden, head, bias = (None if saved is None else saved * total_gradient.to(saved.dtype)
+                              for saved in ctx.saved_tensors)
+        return hidden, head, None, bias, None, None
+
+
+def _slope(logits: Tensor, logs: Tensor, log_z: Tensor | None, wanted: Tensor, weights: Tensor | None,
+           options: Options) -> Tensor:
+    """The gradient of a chunk's total by its logits (before the soft cap), (tokens, vocab) fp32; overwrites `logs`."""
+    slope = logs.exp_()
+    if log_z is not None:
+        slope *= (1 + 2 * options.z_loss * log_z)[:, None]
+    if options.label_smoothing:
+        slope -= options.label_smoothing / slope.shape[-1]
+    picked = wanted[:, None]
+    slope.scatter_add_(1, picked, torch.full_like(picked, options.label_smoothing - 1, dtype=slope.dtype))
+    if options.soft_cap is not None:
+        slope *= 1 - (logits / options.soft_cap).square_()
+    return slope if weights is None else slope.mul_(weights[:, None])
 
 
 def sequence_log_probabilities(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

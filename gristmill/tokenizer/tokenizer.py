@@ -46,7 +46,10 @@ class Tokenizer:
         for backend in (self._text, self._marked):
             backend.no_truncation()
             backend.no_padding()
-            missing = [t for t in named.values() if t is not None and backend.token_to_id(t) is not None]
+            # Adding a token anew would forget that it takes the space before it (RoBERTa's <mask>).
+            known = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+            missing = [t for t in named.values()
+                       if t is not None and t not in known and backend.token_to_id(t) is not None]
             backend.add_special_tokens(sorted(set(missing)))
         self._text.encode_special_tokens = True
         self.special_tokens: dict[str, str] = {role: text for role, text in named.items() if text is not None}
@@ -58,6 +61,9 @@ class Tokenizer:
         self.bos_id, self.pad_id, self.unk_id = (self._id(r) for r in ("bos_token", "pad_token", "unk_token"))
         self.mask_id = self._id("mask_token")
         """What stands for a hidden token (masked language models), or None."""
+        mask = None if self.mask_id is None else added.get(self.mask_id)
+        self.mask_takes_space = (False, False) if mask is None else (bool(mask.lstrip), bool(mask.rstrip))
+        """Whether the mask token swallows the white space before and after it, as RoBERTa's does before it."""
         eos = self._id("eos_token")
         eos = eos if eos is not None else self._first_known("</s>", "<|endoftext|>", "[SEP]")
         if eos is None:

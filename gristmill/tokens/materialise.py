@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,13 +54,15 @@ def materialise(
         progress.bar(f"tokens: {split}", _total_bytes(corpus, split, limit_bytes), "MB") as bar,
     ):
         documents = 0
-        for names, texts in _batches(read_documents(corpus.path, split, columns=["id", "text"]), limit_bytes):
+        rows = read_documents(corpus.path, split, columns=["id", "text", "language", "metadata"])
+        for batch in _batches(rows, limit_bytes):
             read = 0
-            for name, text, ids in zip(names, texts, tokenizer.encode_arrays(texts), strict=True):
-                size = len(text.encode())
-                writer.add(np.concatenate([before, ids, after]), name, size)
+            for row, ids in zip(batch, tokenizer.encode_arrays([row["text"] for row in batch]), strict=True):
+                size = len(row["text"].encode())
+                writer.add(np.concatenate([before, ids, after]), row["id"], size, language=row["language"],
+                           pair=_pair(row["metadata"]))
                 read += size
-            documents += len(names)
+            documents += len(batch)
             bar.advance(read / 1e6)
         if not documents:
             reason = "holds no document" if limit_bytes is None else f"has no document within {limit_bytes} bytes"
@@ -68,27 +71,30 @@ def materialise(
         return writer.finish()
 
 
-def _batches(rows: Iterator, limit_bytes: int | None) -> Iterator[tuple[list[str], list[str]]]:
-    """Names and texts in the corpus's order, about BATCH_BYTES a batch."""
-    names: list[str] = []
-    texts: list[str] = []
+def _batches(rows: Iterator, limit_bytes: int | None) -> Iterator[list[dict[str, str]]]:
+    """Documents in the corpus's order, about BATCH_BYTES of text a batch."""
+    batch: list[dict[str, str]] = []
     size = total = 0
-    for batch in rows:
-        for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
-            length = len(text.encode())
+    for table in rows:
+        for row in table.to_pylist():
+            length = len(row["text"].encode())
             total += length
             if limit_bytes is not None and total > limit_bytes:
-                if names:
-                    yield names, texts
+                if batch:
+                    yield batch
                 return
-            names.append(name)
-            texts.append(text)
+            batch.append(row)
             size += length
             if size >= BATCH_BYTES:
-                yield names, texts
-                names, texts, size = [], [], 0
-    if names:
-        yield names, texts
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pair(metadata: str) -> str:
+    """What the source calls the text that this document is one version of; most documents have none."""
+    return str(json.loads(metadata).get("pair", "")) if '"pair"' in metadata else ""
 
 
 def _total_bytes(corpus: Artifact, split: str, limit_bytes: int | None) -> float | None:

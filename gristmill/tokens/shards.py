@@ -3,7 +3,10 @@
 A folder holds `tokens-00000.bin`, ... (ids, little-endian, 16 bits where the vocabulary allows, else 32),
 `offsets.bin` (where each document begins, and the end; int64), `bytes.bin` (UTF-8 bytes of each document's text;
 int64), `ids.bin` with `id-offsets.bin` (the documents' names), and `manifest.json` with sizes and SHA-256 of each.
-A document never straddles two shards. The manifest is written last: without it a folder is no shards.
+What is known of the documents besides lies in `languages.bin` (number of each one's language in the manifest's list;
+int16) where there are several languages, and in `pairs.bin` (int64, equal for translations of each other, -1 for none)
+where the corpus names pairs. A document never straddles two shards. The manifest is written last: without it a folder
+is no shards.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 from gristmill.core.errors import UserError
 from gristmill.core.files import disk_errors, read_json, write_json
 from gristmill.core.hashing import digest_file
+from gristmill.core.seeds import derive_seed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,6 +57,11 @@ class TokenShards:
         self.document_bytes = self._map("bytes.bin", np.dtype("<i8"))
         self._names = self._map("ids.bin", np.dtype("u1"))
         self._name_offsets = self._map("id-offsets.bin", np.dtype("<i8"))
+        self.languages: list[str] = manifest.get("languages", [])
+        """Names of the languages of these documents; empty in shards that were made before languages were kept."""
+        known = manifest.get("annotations", {})
+        self._languages = self._map("languages.bin", np.dtype("<i2")) if "languages.bin" in known else None
+        self._pairs = self._map("pairs.bin", np.dtype("<i8")) if "pairs.bin" in known else None
         self._shards = [self._map(shard["file"], self.dtype) for shard in manifest["shards"]]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
 
@@ -85,7 +94,8 @@ class TokenShards:
 
     @property
     def digest(self) -> str:
-        """Digest of all content, a pure function of documents and tokenizer."""
+        """Digest of tokens, sizes and names, a pure function of documents and tokenizer; languages and pairs are
+        checked by `verify`, but are no part of it."""
         return self.manifest["digest"]
 
     def document(self, i: int) -> np.ndarray:
@@ -99,6 +109,16 @@ class TokenShards:
         if not 0 <= i < self.documents:
             raise IndexError(f"document {i} of {self.documents}")
         return self._names[self._name_offsets[i]:self._name_offsets[i + 1]].tobytes().decode()
+
+    @property
+    def document_languages(self) -> np.ndarray:
+        """The number in `languages` of each document's language, (documents,)."""
+        return np.zeros(self.documents, dtype=np.int16) if self._languages is None else self._languages
+
+    @property
+    def document_pairs(self) -> np.ndarray:
+        """Equal numbers for documents that are translations of each other, -1 for none, (documents,) int64."""
+        return np.full(self.documents, -1, dtype=np.int64) if self._pairs is None else self._pairs
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Token ids (stop - start,) at these positions of all shards laid end to end."""
@@ -149,6 +169,8 @@ class ShardWriter:
         self._offsets: list[int] = [0]
         self._bytes: list[int] = []
         self._name_offsets: list[int] = [0]
+        self._languages: list[str] = []
+        self._pairs: list[int] = []
         self._open: dict[str, tuple[BinaryIO, Any]] = {}
         self._closed: dict[str, dict[str, Any]] = {}
         self._shards: list[str] = []
@@ -164,8 +186,11 @@ class ShardWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
         _writing.discard(self._temporary)
 
-    def add(self, ids: np.ndarray, name: str, text_bytes: int) -> None:
-        """Append one document: its token ids (tokens,), its name, and the UTF-8 bytes of its text."""
+    def add(self, ids: np.ndarray, name: str, text_bytes: int, *, language: str = "und", pair: str = "") -> None:
+        """Append one document: its token ids (tokens,), its name, and the UTF-8 bytes of its text.
+
+        pair: the same for documents that are translations of each other, empty for none.
+        """
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
             raise UserError(f"token ids outside the vocabulary of {self.vocab_size}", where=f"document {name}",
                             fix="use the tokenizer that made them")
@@ -181,6 +206,8 @@ class ShardWriter:
         self._offsets.append(self._offsets[-1] + len(ids))
         self._name_offsets.append(self._name_offsets[-1] + len(encoded))
         self._bytes.append(text_bytes)
+        self._languages.append(language)
+        self._pairs.append(derive_seed("pair", pair) if pair else -1)
 
     def finish(self) -> TokenShards:
         """Write the manifest, flush everything to the disk, rename into place and open the result."""
@@ -188,16 +215,28 @@ class ShardWriter:
                              ("id-offsets.bin", self._name_offsets)):
             self._write(name, np.asarray(values, dtype="<i8").tobytes())
         self._write("ids.bin", b"")
+        languages = sorted(set(self._languages))
+        annotations = []
+        if len(languages) > 1:
+            number = {name: i for i, name in enumerate(languages)}
+            self._write("languages.bin", np.array([number[n] for n in self._languages], dtype="<i2").tobytes())
+            annotations.append("languages.bin")
+        if any(pair >= 0 for pair in self._pairs):
+            self._write("pairs.bin", np.array(self._pairs, dtype="<i8").tobytes())
+            annotations.append("pairs.bin")
         for name in list(self._open):
             self._close(name)
         content = {
             "format": FORMAT, "dtype": self.dtype.str, "vocab_size": self.vocab_size,
             "documents": len(self._bytes), "total_tokens": self._offsets[-1], "total_bytes": sum(self._bytes),
             "shards": [{"file": name, **self._closed[name]} for name in self._shards],
-            "files": {name: facts for name, facts in sorted(self._closed.items()) if name not in self._shards},
+            "files": {name: facts for name, facts in sorted(self._closed.items())
+                      if name not in self._shards and name not in annotations},
         }
         digest = hashlib.sha256("".join(f["sha256"] for f in _files(content).values()).encode()).hexdigest()
-        write_json(self._temporary / MANIFEST, {**content, "digest": digest, "about": self.about})
+        write_json(self._temporary / MANIFEST, {
+            **content, "digest": digest, "about": self.about, "languages": languages,
+            "annotations": {name: self._closed[name] for name in annotations}})
         with disk_errors(self.folder):
             try:
                 self._temporary.rename(self.folder)
@@ -244,4 +283,5 @@ def _alive(process: int) -> bool:
 
 def _files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """File name -> its size and checksum, for all files of a manifest."""
-    return {shard["file"]: shard for shard in manifest["shards"]} | manifest["files"]
+    return ({shard["file"]: shard for shard in manifest["shards"]} | manifest["files"]
+            | manifest.get("annotations", {}))

@@ -23,7 +23,10 @@ from gristmill.core.errors import UserError
 from gristmill.core.files import read_jsonl
 from gristmill.core.progress import Progress, Silent
 from gristmill.models.body import Body
-from gristmill.objectives.base import Batch, Objective
+from gristmill.models.layers.moe import rebalance
+from gristmill.objectives.base import Batch, Objective, attach
+from gristmill.objectives.penalties import weight_penalty
+from gristmill.objectives.r_drop import RDrop, has_dropout
 from gristmill.training import checkpoint
 from gristmill.training.device import Compute
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer
@@ -56,8 +59,18 @@ class TrainingConfig:
     """Decay of an exponential average of the weights, used for evaluation and as the result; 0 for none."""
     checkpoint_seconds: float = 30.0
     """At least this long between checkpoints."""
+    l1: float = 0.0
+    """Adds l1 x the sum of |w| of all matrices but the embedding to what is minimised; `loss` is reported without."""
+    l2: float = 0.0
+    """Adds l2 / 2 x the sum of their w². Its gradient passes through the optimizer; for decay that does not, use
+    optimizer.weight_decay."""
+    r_drop: float = 0.0
+    """Weight (alpha) of R-Drop: every batch is run twice, and what dropout makes of it is to agree (arXiv:2106.14448;
+    1 to 5). Needs a model with dropout, and doubles the time of a step."""
 
     def __post_init__(self) -> None:
+        for name in ("l1", "l2", "r_drop"):
+            require(getattr(self, name) >= 0, name, "must not be negative")
         require(self.clip >= 0, "clip", "must not be negative")
         require(self.evaluations >= 1, "evaluations", "must be at least 1")
         require(self.patience >= 0, "patience", "must not be negative")
@@ -86,8 +99,26 @@ class Trainer:
     label: str = "training"
 
     def __post_init__(self) -> None:
-        self.optimizer = build_optimizer(self.model, self.config.optimizer)
-        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.trained: dict[str, nn.Module] = {"": self.model}
+        extra = attach(self.objective, self.model)
+        if extra is not None:
+            self.trained["objective."] = extra
+        self.minimised: Objective = self.objective
+        if self.config.r_drop:
+            if not has_dropout(self.model.config):
+                raise UserError("R-Drop compares two passes with different dropout, and this model has none",
+                                where=f"{self.label}: training.r_drop",
+                                fix="give the model dropout (model.options: {dropout: 0.1}), or set r_drop to 0")
+            self.minimised = RDrop(self.objective, self.config.r_drop)
+        named = [(at + name, p) for at, module in self.trained.items() for name, p in module.named_parameters()]
+        self.optimizer = build_optimizer(named, self.config.optimizer)
+        self.names = {parameter: name for name, parameter in named}
+        self.penalised = [p for group in self.optimizer.param_groups if group["decays"] for p in group["params"]]
+        # State that no gradient reaches, such as the bias by which experts are chosen.
+        self.buffers: dict[str, Tensor] = {}
+        for at, module in self.trained.items():
+            stored = module.state_dict().keys()
+            self.buffers |= {at + name: buffer for name, buffer in module.named_buffers() if name in stored}
         self.average = {n: p.detach().clone() for p, n in self.names.items()} if self.config.ema else {}
         self.step, self.best, self.waited, self.tokens = 0, math.inf, 0, 0
         self.best_weights: dict[str, Tensor] = {}
@@ -151,7 +182,7 @@ class Trainer:
         """One optimizer step over an accumulation window; returns the trace record."""
         counts: dict[str, int] = {}
         for batch in window:
-            for name, count in self.objective.counts(batch).items():
+            for name, count in self.minimised.counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
         if not counts.get("loss"):
             raise UserError(f"the batch of step {self.step} has nothing to learn from (every target is ignored)",
@@ -162,13 +193,17 @@ class Trainer:
         for batch in window:
             batch = {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
             with self.compute.autocast():
-                terms = self.objective.terms(self.model, batch)
-            loss = sum(self.objective.weights[n] / counts[n] * s for n, s in terms.sums.items() if counts[n])
+                terms = self.minimised.terms(self.model, batch)
+            loss = sum(self.minimised.weights[n] / counts[n] * s for n, s in terms.sums.items() if counts[n])
             loss.backward()  # type: ignore[union-attr]
             for name, value in terms.sums.items():
-                sums[name] = sums.get(name, 0) + value.detach() / counts[name]
+                sums[name] = sums.get(name, 0) + value.detach() / max(counts[name], 1)
             for name, (value, unit) in terms.metrics.items():
-                metrics[name] = metrics.get(name, 0) + value / counts[unit]
+                metrics[name] = metrics.get(name, 0) + value / max(counts[unit], 1)
+        if self.config.l1 or self.config.l2:
+            penalty = weight_penalty(self.penalised, self.config.l1, self.config.l2)
+            penalty.backward()
+            sums["penalty"] = penalty.detach()
         norm = nn.utils.get_total_norm([p.grad for p in self.names if p.grad is not None])
         if self.config.clip:
             nn.utils.clip_grads_with_norm_(list(self.names), self.config.clip, norm)
@@ -179,6 +214,9 @@ class Trainer:
         self._check_finite(values, float(norm), window)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        loads: dict[str, float] = {}
+        for module in self.trained.values():
+            loads = rebalance(module) | loads
         if self.average:
             with torch.no_grad():
                 for parameter, name in self.names.items():
@@ -186,7 +224,7 @@ class Trainer:
         self.step += 1
         self.tokens += sum(int((b["targets"] >= 0).sum()) for b in window)
         return {"step": self.step, "tokens": self.tokens, **values, "lr": scale * self.config.optimizer.learning_rate,
-                "grad_norm": float(norm), **{n: float(v) for n, v in metrics.items()}}
+                "grad_norm": float(norm), **{n: float(v) for n, v in metrics.items()}, **loads}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -202,7 +240,7 @@ class Trainer:
             if score is not None and score < self.best:
                 self.best, self.waited = score, 0
                 if self.config.keep_best:
-                    self.best_weights = {n: p.detach().clone() for p, n in self.names.items()}
+                    self.best_weights = {n: t.detach().clone() for n, t in self._weights().items()}
             elif score is not None:
                 self.waited += 1
                 self.stopped_early = bool(self.config.patience) and self.waited >= self.config.patience
@@ -215,9 +253,12 @@ class Trainer:
 
     # -- state -----------------------------------------------------------------------------------------------------
 
+    def _weights(self) -> dict[str, Tensor]:
+        return {**{name: parameter for parameter, name in self.names.items()}, **self.buffers}
+
     def _save(self) -> None:
         tensors: dict[str, dict[str, Tensor]] = {
-            "model": {n: p for p, n in self.names.items()},
+            "model": self._weights(),
             "optimizer": self.optimizer.tensors(self.names),
             "random": {"torch": torch.get_rng_state()},
         }
@@ -234,8 +275,8 @@ class Trainer:
         if found is None:
             return
         with torch.no_grad():
-            for parameter, name in self.names.items():
-                parameter.copy_(found.tensors["model"][name])
+            for name, tensor in self._weights().items():
+                tensor.copy_(found.tensors["model"][name])
         self.optimizer.load_tensors(found.tensors["optimizer"], self.names)
         torch.set_rng_state(found.tensors["random"]["torch"])
         self.average = found.tensors.get("average", {})
@@ -248,9 +289,9 @@ class Trainer:
     def _take_result(self) -> None:
         chosen = self.best_weights or self.average
         with torch.no_grad():
-            for parameter, name in self.names.items():
+            for name, tensor in self._weights().items():
                 if name in chosen:
-                    parameter.copy_(chosen[name])
+                    tensor.copy_(chosen[name])
         self.model.eval()
 
     def _check_finite(self, values: dict[str, float], norm: float, window: Sequence[Batch]) -> None:

@@ -1,4 +1,5 @@
-"""The prediction trace: what the model would say next at fixed places, so that a person sees it learn."""
+"""The prediction trace: what the model would say next at fixed places (an encoder: what stands in a gap between both
+sides), so that a person sees it learn."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import torch
 
 from gristmill.core.config import config, require
 from gristmill.models.decoder import Decoder
+from gristmill.models.encoder import Encoder
 from gristmill.objectives.pretraining import Pretraining
 from gristmill.tokenizer import Tokenizer
 from gristmill.training.compile import eager
@@ -40,16 +42,18 @@ SAMPLE_TOKENS = 32
 @torch.no_grad()
 def trace_predictions(model: Any, tokenizer: Tokenizer, objective: Pretraining,
                       prompts: tuple[Prompt, ...] | list[Prompt], samples: int = 2) -> dict[str, Any]:
-    """The five likeliest tokens after each prompt beside the true one; of decoders also greedy continuations of the
-    first few."""
+    """The five likeliest tokens after each prompt beside the true one (`rest` is what the model sees behind it); of
+    decoders also greedy continuations of the first few."""
     rows, texts = [], []
     with eager():
         for number, prompt in enumerate(prompts):
             logs, true = objective.guess(model, tokenizer, prompt.text, prompt.true)
             top = logs.topk(5)
+            seen = tokenizer.decode(tokenizer.encode(prompt.true)[1:]) if isinstance(model, Encoder) else ""
             rows.append({
                 "prompt": prompt.text,
                 "true": tokenizer.decode([true]),
+                **({"rest": seen} if seen else {}),
                 "true_probability": round(float(logs[true].exp()), 6),
                 "top": [[tokenizer.decode([int(i)]), round(float(p.exp()), 6)]
                         for i, p in zip(top.indices, top.values, strict=True)],

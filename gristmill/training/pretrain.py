@@ -19,6 +19,7 @@ from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
 from gristmill.objectives.base import Batch, Objective
+from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.objectives.pretraining import (
     HeldOutBatches,
     Pretraining,
@@ -113,7 +114,7 @@ class Pretrain:
         batches = Windows(task.batches(shards, tokenizer, context=length, batch=batch, seed=derive_seed(seed, "order")),
                           self.micro_batch or batch)
         model.to(compute.device)
-        loss = task.loss(model.config)
+        loss = with_router_losses(task.loss(model.config), model.config)
         trainer = Trainer(
             model=model, objective=loss, source=batches, steps=1, compute=compute, folder=context.work,
             checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
@@ -131,7 +132,12 @@ class Pretrain:
 
     def _build(self, context: StageContext, tokenizer: Tokenizer, seed: int) -> tuple[Body, list[str]]:
         if self.start is not None:
-            return load_model(context.inputs[self.start].path), []
+            model = load_model(context.inputs[self.start].path)
+            if tokenizer.vocab_size > model.config.vocab_size:
+                raise UserError(
+                    f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
+                    where=f"{context.name}: tokenizer", fix="leave `tokenizer` out: the model brings its own")
+            return model, []
         resolved, notes = self.model.resolve(tokenizer.vocab_size)
         model = FAMILIES[resolved.family].body(resolved)
         model.initialise(seed)

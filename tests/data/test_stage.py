@@ -174,7 +174,7 @@ def test_fingerprint_follows_the_contents(texts: Path) -> None:
 
 @pytest.mark.parametrize(("config", "message"), [
     ({"sources": []}, "name at least one source"),
-    ({"sources": [{"kind": "pyton_stdlib"}]}, "'python_stdlib', 'files'"),
+    ({"sources": [{"kind": "pyton_stdlib"}]}, "'python_stdlib', 'python_functions', 'files'"),
     ({"sources": [{"kind": "files", "path": "x", "colum": "y"}]}, "colum"),
     ({"sources": [{"kind": "python_stdlib"}], "dedup": {"near": 8}}, "near: must be between"),
     ({"sources": [{"kind": "python_stdlib"}], "limit_mb": 0}, "limit_mb: must be above 0"),

@@ -91,9 +91,12 @@ def test_a_writer_that_spoils_one_weight_is_caught(lineage, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("field", "value"), [("rope_theta", 20_000.0), ("rms_norm_eps", 1e-2)])
-def test_a_writer_that_states_a_wrong_number_is_caught(field, value, lineage, tmp_path, monkeypatch):
+def test_a_writer_and_a_reader_that_agree_on_a_wrong_number_are_caught(field, value, lineage, tmp_path, monkeypatch):
+    stated = LLAMA.config_to_public(load_model(lineage["tuned"].path).config)[field]
     monkeypatch.setitem(LLAMA.__dict__, "config_to_public",
                         lambda config, right=LLAMA.config_to_public: {**right(config), field: value})
+    monkeypatch.setitem(LLAMA.__dict__, "config_from_public",
+                        lambda public, right=LLAMA.config_from_public: right({**public, field: stated}))
     with pytest.raises(InternalError, match="first difference at block 0"):
         export(lineage, tmp_path / "release")
 

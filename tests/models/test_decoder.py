@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from gristmill.core.errors import UserError
 from gristmill.models import Decoder, DecoderConfig
+from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
+from tests.models.random_models import random_decoder
 
 TINY = DecoderConfig(vocab_size=61, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=48, context=64)
 
@@ -68,3 +71,93 @@ def test_every_derived_value_can_be_set_by_hand():
 def test_heads_that_do_not_divide_are_a_user_error():
     with pytest.raises(UserError, match="heads of an even size"):
         ModelSpec(depth=2, dim=100, heads=3).resolve(512)
+
+
+CHECKPOINTED = {
+    "llama": {}, "window": {"window": 5}, "sparse": {"attention": ("sparse",), "window": 3, "stride": 4},
+    "gpt2 with dropout": {"positions": "learned", "norm": "layer", "mlp": "gelu_tanh", "qkv_bias": True,
+                          "dropout": 0.2, "attention_dropout": 0.2, "stochastic_depth": 0.3},
+    "palm": {"parallel": True, "kv_heads": 1, "norm": "layer", "norm_bias": False},
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTED)
+def test_blocks_that_are_computed_again_give_the_same_gradients(kind):
+    """Activation checkpointing from outside: nothing in a block hangs on being run once."""
+    ids = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(0))
+    documents = (torch.arange(20) // 12)[None].expand(2, -1)
+
+    def gradients(model):
+        torch.manual_seed(5)
+        model(ids, document_ids=documents).logsumexp(-1).sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    plain, again = (random_decoder(**CHECKPOINTED[kind]).train() for _ in range(2))
+    for block in again.blocks:
+        run = block.forward
+        block.forward = lambda *given, run=run: checkpoint(run, *given, use_reentrant=False)
+    for expected, found in zip(gradients(plain), gradients(again), strict=True):
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTED)
+def test_one_token_and_no_rows_at_all(kind):
+    model = random_decoder(**CHECKPOINTED[kind])
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(model(ids[:, :1]), model(ids)[:, :1], atol=1e-5, rtol=1e-5)
+    assert model(torch.zeros(0, 4, dtype=torch.int64)).shape == (0, 4, 97)
+    documents = torch.zeros(0, 4, dtype=torch.int64)
+    assert model(documents, document_ids=documents).shape == (0, 4, 97)
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"window": 0}, "window"), ({"attention": ("sparse",)}, "window"), ({"attention": ("window",)}, "window"),
+    ({"attention": ("sparse",), "stride": 0}, "stride"), ({"attention": ("local",)}, "attention"),
+    ({"dilation": 2}, "dilation"),
+    ({"attention": ("sparse",), "window": 2, "global_tokens": -1}, "global_tokens"),
+    ({"attention": ("sparse",), "window": 2, "attention_block": 0}, "attention_block"),
+    ({"positions": "alibi"}, "positions"), ({"norm": "batch"}, "norm"), ({"mlp": "tanh"}, "mlp"),
+    ({"dropout": 1.0}, "dropout"), ({"stochastic_depth": -0.1}, "stochastic_depth"), ({"heads": 0}, "heads"),
+    ({"positions": "learned", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling"),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "head_dim": 2}, "rope_scaling"),
+    ({"logit_scale": -1.0}, "logit_scale"), ({"context": 0}, "context"), ({"norm_eps": 0.0}, "norm_eps"),
+])
+def test_impossible_attention_and_positions_are_refused_by_name(changes, field):
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
+    from gristmill.generation import LanguageModel
+    from tests.export.conftest import byte_level
+
+    with pytest.raises(UserError, match="the tokenizer has"):
+        LanguageModel(random_decoder(vocab_size=97), byte_level())
+    lm = LanguageModel(random_decoder(vocab_size=320), byte_level())
+    with pytest.raises(UserError, match="token ids must lie from 0 to 319"):
+        lm.logits([[320]])
+
+
+def test_training_on_needs_a_tokenizer_that_fits(tmp_path):
+    from types import SimpleNamespace
+
+    from gristmill.training.pretrain import Pretrain
+    from tests.export.conftest import byte_level
+
+    save_model(random_decoder(), tmp_path)
+    context = SimpleNamespace(name="toy/base", inputs={"old": SimpleNamespace(path=tmp_path)})
+    with pytest.raises(UserError, match="tokens, the model 97"):
+        Pretrain(corpus="corpus", tokenizer="tokenizer", start="old")._build(context, byte_level(), 0)
+
+
+def test_a_recipe_can_ask_for_every_pattern():
+    """Width, depth, heads, windows, dropout are plain numbers of the recipe."""
+    config, _ = ModelSpec(family="gpt3", depth=2, dim=32, heads=2, context=64, options={
+        "attention": ["sparse"], "window": 8, "stride": 16, "attention_block": 4, "dropout": 0.1}).resolve(512)
+    assert config.layer_attention(0) == "sparse"
+    with pytest.raises(UserError, match="at least 1: a query sees itself"):
+        ModelSpec(options={"window": 0}).resolve(512)
+    with pytest.raises(UserError, match="choose a divisor"):
+        ModelSpec(depth=2, dim=128, heads=4, kv_heads=3).resolve(512)
+    with pytest.raises(ValueError, match="did you mean window"):
+        ModelSpec(options={"windw": 3})

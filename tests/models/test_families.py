@@ -28,7 +28,8 @@ def test_a_preset_has_the_published_number_of_parameters(preset):
 
 
 SCALINGS = st.sampled_from([
-    None, {"rope_type": "linear", "factor": 4.0},
+    None, {"rope_type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 2.0, "beta_fast": 16,
+                                                   "original_max_position_embeddings": 32},
     {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
      "original_max_position_embeddings": 32},
 ])
@@ -66,7 +67,9 @@ def test_the_newer_form_of_rope_settings_means_the_same():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "supported: default, linear, llama3"),
+    ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "supported: default, linear, llama3, dynamic, "),
+    ({"rope_scaling": {"rope_type": "dynamic"}}, "lacks factor"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor is '2'"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "lacks low_freq_factor"),
     ({"hidden_act": "gelu"}, "silu"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),

@@ -10,7 +10,7 @@ import torch
 
 from gristmill.core.errors import InternalError, UserError
 from gristmill.models import proof
-from gristmill.models.loading import load_model
+from gristmill.models.loading import load_model, read_safetensors
 from gristmill.models.saving import save_model
 from tests.models.random_models import random_decoder
 
@@ -115,7 +115,7 @@ def damaged(folder: Path, how: str) -> None:
     elif how == "no config":
         config.unlink()
     elif how == "other architecture":
-        config.write_text(config.read_text().replace("LlamaForCausalLM", "MixtralForCausalLM"))
+        config.write_text(config.read_text().replace("LlamaForCausalLM", "FalconForCausalLM"))
     elif how == "other shape":
         config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 47'))
     elif how == "broken config":
@@ -131,6 +131,29 @@ def test_damaged_folders_are_refused_with_a_reason(how, said, tmp_path):
     save_model(random_decoder(), tmp_path)
     damaged(tmp_path, how)
     with pytest.raises(UserError, match=said):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_bin_files_are_read_whole_or_in_shards(files, tmp_path):
+    model = random_decoder()
+    save_model(model, tmp_path)
+    tensors = read_safetensors(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(tensors)
+    if files == 1:
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    else:
+        shards = {f"pytorch_model-{i + 1:05d}-of-{files:05d}.bin": names[i::files] for i in range(files)}
+        for file, held in shards.items():
+            torch.save({name: tensors[name] for name in held}, tmp_path / file)
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(
+            {"weight_map": {name: file for file, held in shards.items() for name in held}}))
+    read = load_model(tmp_path).state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
+    lost = sorted(tmp_path.glob("pytorch_model*.bin"))[-1]
+    lost.unlink()
+    with pytest.raises(UserError, match="missing" if files > 1 else "no weights"):
         load_model(tmp_path)
 
 

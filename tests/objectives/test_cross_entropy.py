@@ -1,11 +1,19 @@
 """The chunked head against the plain one."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gristmill.objectives.cross_entropy import IGNORED, linear_cross_entropy, sequence_log_probabilities
+from gristmill.objectives.cross_entropy import (
+    IGNORED,
+    head_loss,
+    linear_cross_entropy,
+    sequence_log_probabilities,
+)
+from gristmill.training.device import compiler_problem
 
 
 @settings(max_examples=25, deadline=None)
@@ -47,3 +55,138 @@ def test_sequence_log_probabilities_sum_over_the_kept_targets():
         for b in range(3)
     ])
     torch.testing.assert_close(sequence_log_probabilities(hidden, head, targets), expected)
+
+
+def plain(hidden, head, targets, bias, smoothing, z, cap):
+    """The same by the book: all logits at once."""
+    logits = hidden @ head.t() + (0 if bias is None else bias)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    kept = targets != IGNORED
+    total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
+    pure = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    squares = logits.logsumexp(-1)[kept].square().sum()
+    return total + z * squares, pure, squares
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.integers(1, 40), chunk=st.integers(1, 50), ignored=st.floats(0, 1), seed=st.integers(0, 99),
+       smoothing=st.sampled_from([0.0, 0.1, 0.9]), z=st.sampled_from([0.0, 1e-4, 0.3]), biased=st.booleans(),
+       cap=st.sampled_from([None, 2.0, 30.0]))
+def test_smoothing_z_loss_bias_and_cap_equal_the_plain_formula(tokens, chunk, ignored, seed, smoothing, z, biased, cap):
+    torch.manual_seed(seed)
+    targets = torch.randint(0, 17, (tokens,))
+    targets[torch.rand(tokens) < ignored] = IGNORED
+    hidden, head = torch.randn(tokens, 6, requires_grad=True), torch.randn(17, 6, requires_grad=True)
+    bias = torch.randn(17, requires_grad=True) if biased else None
+    leaves = [t for t in (hidden, head, bias) if t is not None]
+    found = head_loss(hidden, head, targets, chunk, bias=bias, label_smoothing=smoothing, z_loss=z, soft_cap=cap)
+    ours = torch.autograd.grad(2.5 * found.total, leaves)
+    total, pure, squares = plain(hidden, head, targets, bias, smoothing, z, cap)
+    expected = torch.autograd.grad(2.5 * total, leaves)
+    assert close(found.total, total)
+    assert close(found.cross_entropy, pure)
+    assert close(found.z_squares, squares) if z else found.z_squares == 0
+    assert all(close(one, other) for one, other in zip(ours, expected, strict=True))
+    with torch.no_grad():
+        again = head_loss(hidden, head, targets, chunk, bias=bias, label_smoothing=smoothing, z_loss=z, soft_cap=cap)
+    assert close(again.total, total)
+    assert close(again.cross_entropy, pure)
+    assert again.correct == found.correct
+
+
+def close(one, other):
+    """Within 1e-6 of the largest magnitude, but not of less than 1."""
+    return float((one - other).detach().abs().max()) <= 1e-6 * max(1.0, float(other.detach().abs().max()))
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(made, torch.Tensor):
+                self.elements = max(self.elements, made.numel())
+        return result
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3, "soft_cap": 5.0}])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_all_logits_never_exist_at_once(options, gradients):
+    tokens, vocab, chunk = 600, 211, 50
+    hidden, head = torch.randn(tokens, 8, requires_grad=gradients), torch.randn(vocab, 8, requires_grad=gradients)
+    bias, targets = torch.zeros(vocab, requires_grad=gradients), torch.randint(0, vocab, (tokens,))
+    targets[::7] = IGNORED
+    with Largest() as seen:
+        total, _ = linear_cross_entropy(hidden, head, targets, chunk, bias=bias, **options)
+        if gradients:
+            total.backward()
+    assert vocab * chunk <= seen.elements < vocab * chunk + chunk
+    assert seen.elements < vocab * tokens / 5
+
+
+def test_ties_go_to_the_first_as_argmax_has_it():
+    hidden, head = torch.eye(3, dtype=torch.float32), torch.tensor([[1., 0, 0], [1, 1, 0], [0, 1, 1]])
+    for targets, right in (([0, 1, 2], 3), ([1, 2, 2], 1), ([1, 1, 1], 1)):
+        _, correct = linear_cross_entropy(hidden, head, torch.tensor(targets))
+        assert int(correct) == int(((hidden @ head.t()).argmax(-1) == torch.tensor(targets)).sum()) == right
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3}])
+def test_nothing_to_score_is_zero_with_zero_gradients(options):
+    for tokens in (0, 5):
+        hidden, head = torch.randn(tokens, 6, requires_grad=True), torch.randn(17, 6, requires_grad=True)
+        total, correct = linear_cross_entropy(hidden, head, torch.full((tokens,), IGNORED), **options)
+        total.backward()
+        assert float(total) == int(correct) == 0
+        assert not hidden.grad.any()
+        assert not head.grad.any()
+
+
+def test_under_autocast_products_are_narrow_and_sums_are_not():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(300, 64, requires_grad=True), torch.randn(97, 64, requires_grad=True)
+    targets = torch.randint(0, 97, (300,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head_loss(hidden, head, targets, 64, bias=torch.randn(97), label_smoothing=0.1, z_loss=1e-4)
+    found.total.backward()
+    assert found.total.dtype == hidden.grad.dtype == head.grad.dtype == torch.float32
+    narrow = hidden.bfloat16() @ head.bfloat16().t()
+    assert narrow.dtype == torch.bfloat16
+    exact = head_loss(hidden, head, targets, 64, label_smoothing=0.1, z_loss=1e-4).total
+    assert float(found.total) == pytest.approx(float(exact), rel=0.05)
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_states_get_theirs():
+    hidden, head, targets = torch.randn(9, 6, requires_grad=True), torch.randn(17, 6), torch.randint(0, 17, (9,))
+    linear_cross_entropy(hidden, head, targets)[0].backward()
+    logits = hidden.detach().requires_grad_()
+    F.cross_entropy(logits @ head.t(), targets, reduction="sum").backward()
+    torch.testing.assert_close(hidden.grad, logits.grad)
+    assert head.grad is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler_problem() is not None, reason="no compiler")
+def test_compiled_it_is_one_graph_with_the_same_result():
+    torch.manual_seed(0)
+    targets = torch.randint(0, 97, (130,))
+    targets[::3] = IGNORED
+    results = []
+    for compiled in (False, True):
+        hidden = torch.randn(130, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        head = torch.randn(97, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+        def loss(hidden, head):
+            return linear_cross_entropy(hidden, head, targets, 64, label_smoothing=0.1, z_loss=1e-2)
+
+        total, correct = (torch.compile(loss, fullgraph=True) if compiled else loss)(hidden, head)
+        total.backward()
+        results.append((total.detach(), correct, hidden.grad, head.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

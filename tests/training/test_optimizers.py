@@ -67,3 +67,18 @@ def test_adamw_equals_torchs_own(tmp_path):
             optimizer.zero_grad()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("deviation", [1.0, 0.02])
+def test_the_rate_of_an_embedding_is_measured_by_its_own_weights(deviation):
+    model = Decoder(TINY)
+    torch.nn.init.normal_(model.embedding.weight, 0.0, deviation)
+    found = {}
+    for config in (OptimizerConfig(learning_rate=0.01), OptimizerConfig(kind="adamw", learning_rate=0.01),
+                   OptimizerConfig(embedding_learning_rate=0.5)):
+        optimizer = build_optimizer(model, config)
+        found[config.kind, config.embedding_learning_rate] = {
+            group["name"]: group["peak_lr"] for group in optimizer.param_groups}["embedding"]
+    assert found["muon", None] == pytest.approx(0.3 * deviation, rel=0.1)
+    assert found["adamw", None] == 0.01
+    assert found["muon", 0.5] == 0.5

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from gristmill.core.config import require
 from gristmill.data.sources.files import Files
+from gristmill.data.sources.python_functions import PythonFunctions
 from gristmill.data.sources.python_stdlib import PythonStdlib
 
-Source = Annotated[PythonStdlib | Files, Field(discriminator="kind")]
+Source = Annotated[PythonStdlib | PythonFunctions | Files, Field(discriminator="kind")]
 """Any source; `kind` says which."""
 
 
@@ -30,4 +31,4 @@ def source_names(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-__all__ = ["Files", "PythonStdlib", "Source", "source_names"]
+__all__ = ["Files", "PythonFunctions", "PythonStdlib", "Source", "source_names"]

@@ -23,8 +23,9 @@ CODE = {".py": "python", ".c": "c", ".h": "c", ".cpp": "cpp", ".java": "java", "
 JSONL = {".jsonl", ".ndjson"}
 PARQUET = {".parquet"}
 KNOWN = TEXT | HTML | set(CODE) | JSONL | PARQUET
-PROVENANCE = ("id", "domain", "language", "metadata")
-"""Columns of a JSON-lines or Parquet record that are taken over when they are there."""
+PROVENANCE = ("id", "domain", "language", "metadata", "pair")
+"""Columns of a JSON-lines or Parquet record that are taken over when they are there. `pair` is the same in records that
+are translations of each other; they stay in one split."""
 
 
 @config
@@ -146,6 +147,8 @@ class Files:
                 setattr(document, name, whole_characters(record[name]).lower())
         if "id" in record:
             document.metadata["record_id"] = whole_characters(str(record["id"]))
+        if record.get("pair") not in (None, ""):
+            document.metadata["pair"] = document.metadata["group"] = whole_characters(str(record["pair"]))
         return document
 
     def _pieces(self, documents: Iterator[Document | Reject]) -> Iterator[Document | Reject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,9 +72,16 @@ class Family:
     """The inverse, `architectures` and `model_type` included."""
     weights: tuple[WeightName, ...]
     ignored: tuple[str, ...] = ()
-    """Ends of public tensor names that hold no weights (tables that older versions stored)."""
+    """Ends of public tensor names that hold no weights of ours (tables that older versions stored, heads that the
+    architecture does not use); what a model of this config does have is never ignored."""
+    base: str = ""
+    """Prefix of public names that files of the model without its head leave out."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Ends of public tensor names as older files write them -> as they are now."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Public names of tied tensors that files may store a second time -> the public name whose values they repeat."""
+    respell: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    """Public tensors that may be in another layout of the same format -> in the one that `weights` names."""
     model_types: tuple[str, ...] = ()
     """Values of `model_type` for configs that name no architecture; default the name."""
     traits: Mapping[str, Any] = field(default_factory=dict)
@@ -83,11 +91,23 @@ class Family:
     objective: str = "causal_lm"
     """What it is pretrained on where a recipe does not say."""
     public_class: str = "AutoModelForCausalLM"
-    """Class of transformers that opens the folder with the same logits."""
+    """Class of transformers that opens the folder with the same logits; empty where there is none."""
     public_blocks: tuple[str, ...] = ("model.layers",)
     """Where its blocks are in that class, in the order of our `blocks`."""
     probe: Callable[[Any, list[int]], dict[str, Tensor]] = lambda config, ids: {"input_ids": torch.tensor([ids])}
     """Inputs of `forward`, ours and the public one's, for a proof over these token ids."""
+
+    def public_config(self, config: Any) -> dict[str, Any]:
+        """Our config as the content of config.json. UserError where the public format has no words for all of it, so
+        that it would come back as another model."""
+        public = self.config_to_public(config)
+        back = self.config_from_public(public)
+        if back != config:
+            lost = [f"{one.name} = {getattr(config, one.name)!r}" for one in dataclasses.fields(config)
+                    if getattr(back, one.name) != getattr(config, one.name)]
+            raise UserError(f"a {self.name} model cannot have {', '.join(lost)}: its public format has no word for it",
+                            where="model", fix="leave it out, or choose a family that has it (docs/attention.md)")
+        return public
 
     def rules(self, config: Any) -> list[Rule]:
         """Every tensor of a model of this config, ours and public."""
@@ -107,8 +127,12 @@ class Family:
         """Public tensors under our names. UserError that lists what is missing, unexpected or of another shape."""
         rules = self.rules(config)
         wanted = [name for rule in rules for name in rule.public]
-        known = {name: tensor for name, tensor in tensors.items() if not name.endswith(self.ignored or ("\0",))}
-        _drop_copies(known, self.copies, set(wanted), where)
+        needed = set(wanted)
+        named = {self._full(_now(name, self.renamed), needed): tensor
+                 for name, tensor in self.respell(tensors).items()}
+        known = {name: tensor for name, tensor in named.items()
+                 if name in needed or not name.endswith(self.ignored or ("\0",))}
+        _drop_copies(known, self.copies, needed, where)
         _complain(known, wanted, where)
         ours: dict[str, Tensor] = {}
         for rule in rules:
@@ -120,6 +144,18 @@ class Family:
                                 fix="take config.json and weights from the same model") from error
             ours |= zip(rule.ours, found, strict=True)
         return ours
+
+    def _full(self, name: str, wanted: set[str]) -> str:
+        """A public name with the prefix that files of the model without its head leave out."""
+        return self.base + name if name not in wanted and self.base + name in wanted else name
+
+
+def _now(name: str, renamed: Mapping[str, str]) -> str:
+    """A public name with an end that older files write as they are now."""
+    for old, new in renamed.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _tuple(names: Names) -> tuple[str, ...]:

@@ -47,3 +47,17 @@ def joined(sizes: Callable[[Any], Sequence[int]], transposed: bool = False) -> F
 STACKED = Form(lambda tensors, config: [part.contiguous() for part in tensors[0].unbind()],
                lambda tensors, config: [torch.stack(list(tensors))])
 """One of ours, (experts, ...), as one public tensor an expert."""
+
+
+def paired(heads: Callable[[Any], int]) -> Form:
+    """Rows of a query or key projection in the rotary order of neighbouring channels, where ours pairs channel i with
+    i + head_dim/2; heads: how many the projection has."""
+
+    def turned(shape: Callable[[int], tuple[int, int]]) -> Turn:
+        def turn(tensors: Sequence[Tensor], config: Any) -> list[Tensor]:
+            rows = tensors[0].shape[0] // heads(config)
+            return [t.reshape(heads(config), *shape(rows), *t.shape[1:]).transpose(1, 2).reshape(t.shape).contiguous()
+                    for t in tensors]
+        return turn
+
+    return Form(turned(lambda rows: (2, rows // 2)), turned(lambda rows: (rows // 2, 2)))

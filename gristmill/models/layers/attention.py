@@ -1,19 +1,21 @@
-"""Attention over a whole sequence: one function, three backends.
+"""Attention over a whole sequence: one function, four backends.
 
 What a query may see is a `Pattern` over positions, narrowed by documents and widened by prefixes (`masks.py`).
 `reference` is the slow, obvious form that the tests compare with; `blocked` is the fast one on a CPU; `sdpa` is
-torch's own.
+torch's own, for everything else; `flex` is torch's compiled one for long rows of which a mask hides most.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gristmill.models.layers.masks import CAUSAL, Pattern, allowed
+from gristmill.models.layers.flex import flex, pays_flex
+from gristmill.models.layers.masks import CAUSAL, Pattern, allowed, cut
 
 
 def attention(
@@ -35,7 +37,11 @@ def attention(
     see `masks.allowed`; bias (batch or 1, heads, time, keys) is added to the scores; scale: default 1/sqrt(head_dim);
     dropout: share of the weights that is dropped. Returns (batch, heads, time, head_dim).
     """
-    backend = blocked if q.device.type == "cpu" and q.shape[-2] > 1 else sdpa
+    backend: Callable[..., Tensor] = sdpa
+    if q.device.type == "cpu" and q.shape[-2] > 1:
+        backend = blocked
+    elif bias is None and not dropout and pays_flex(q, k.shape[-2], pattern):
+        backend = flex
     return backend(q, k, v, document_ids, pattern=pattern, key_document_ids=key_document_ids, prefix=prefix, bias=bias,
                    scale=scale, dropout=dropout)
 
@@ -62,7 +68,7 @@ def sdpa(
 ) -> Tensor:
     """torch's scaled_dot_product_attention, with a mask only where one is needed."""
     shared = q.shape[1] != k.shape[1]
-    plain = document_ids is None and prefix is None and bias is None and pattern.window is None
+    plain = document_ids is None and prefix is None and bias is None and pattern.plain
     if plain:
         return F.scaled_dot_product_attention(q, k, v, is_causal=pattern.causal, scale=scale, dropout_p=dropout,
                                               enable_gqa=shared)
@@ -78,7 +84,8 @@ def blocked(
     scale: float | None = None, dropout: float = 0.0,
     block: int = 128,
 ) -> Tensor:
-    """Query blocks, each against its own prefix of keys: the upper triangle of blocks is never computed.
+    """Query blocks, each against the keys that it can reach: what lies ahead of it, or outside of windows and sparse
+    blocks, is never computed.
 
     On CPUs batched matmuls in bf16 run several times faster than torch's flash kernel
     (docs/decisions.md, "attention on a CPU"). The scale is folded into q.
@@ -87,17 +94,17 @@ def blocked(
     time, all_keys = q.shape[2], k.shape[2]
     q = q * _scale(q, scale)
     keys = k.transpose(-2, -1)
-    short = pattern.causal and prefix is None
     parts = []
     for start in range(0, time, block):
         stop = min(start + block, time)
-        reach = stop if short else all_keys
-        scores = (q[:, :, start:stop] @ keys[:, :, :, :reach]).float()
+        # A prefix may lie anywhere; documents only narrow what the pattern allows.
+        runs = pattern.reach(start, stop, all_keys) if prefix is None else ((0, all_keys),)
+        scores = (q[:, :, start:stop] @ cut(keys, runs)).float()
         if bias is not None:
-            scores = scores + bias[:, :, start:stop, :reach]
-        seen = allowed(pattern, start, stop, reach, q.device, document_ids, key_document_ids, prefix)
+            scores = scores + cut(bias[:, :, start:stop], runs)
+        seen = allowed(pattern, start, stop, runs, q.device, document_ids, key_document_ids, prefix)
         weights = _softmax(scores, seen).to(v.dtype)
-        parts.append((F.dropout(weights, dropout) if dropout else weights) @ v[:, :, :reach])
+        parts.append((F.dropout(weights, dropout) if dropout else weights) @ cut(v, runs, dim=2))
     return torch.cat(parts, dim=2)
 
 

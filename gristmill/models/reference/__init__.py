@@ -16,6 +16,25 @@ import torch
 
 READERS = {
     "LlamaForCausalLM": "decoder",
+    "MistralForCausalLM": "decoder",
+    "Qwen2ForCausalLM": "decoder",
+    "Qwen3ForCausalLM": "decoder",
+    "GristmillForCausalLM": "decoder",
+    "GPT2LMHeadModel": "gpt",
+    "GPT3LMHeadModel": "gpt",
+    "CohereForCausalLM": "palm",
+    "MixtralForCausalLM": "moe",
+    "Glm4MoeForCausalLM": "moe",
+    "Qwen2MoeForCausalLM": "moe",
+    "Qwen3MoeForCausalLM": "moe",
+    "BertForPreTraining": "encoder",
+    "BertForMaskedLM": "encoder",
+    "RobertaForMaskedLM": "encoder",
+    "XLMRobertaForMaskedLM": "encoder",
+    "XLMWithLMHeadModel": "encoder",
+    "T5ForConditionalGeneration": "encoder_decoder",
+    "MT5ForConditionalGeneration": "encoder_decoder",
+    "XLNetLMHeadModel": "two_stream",
 }
 """Architecture in config.json -> module of this package with `run(folder, inputs)`."""
 
@@ -28,4 +47,7 @@ def run(source: Path, inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Te
         if named[0] not in READERS:
             raise ValueError(f"no slow reading of {named[0]} yet; there are {', '.join(READERS)}")
         reader = READERS[named[0]]
+    elif source.suffix == ".gguf":
+        with source.open("rb") as file:
+            reader = "gpt" if b"gpt2.block_count" in file.read(100_000) else "decoder"
     return importlib.import_module(f"gristmill.models.reference.{reader}").run(source, inputs)

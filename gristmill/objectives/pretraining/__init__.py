@@ -11,12 +11,27 @@ from typing import Any
 
 from gristmill.objectives.pretraining.base import HeldOutBatches, Pretraining, TrainingBatches
 from gristmill.objectives.pretraining.causal_lm import CausalLanguageModelling
+from gristmill.objectives.pretraining.denoisers import MixtureOfDenoisers
+from gristmill.objectives.pretraining.fill_in_the_middle import FillInTheMiddle
+from gristmill.objectives.pretraining.masked_lm import MaskedLanguageModelling
+from gristmill.objectives.pretraining.multi_token import MultiTokenPrediction
+from gristmill.objectives.pretraining.next_sentence import NextSentencePrediction
+from gristmill.objectives.pretraining.permutation_lm import PermutationLanguageModelling
+from gristmill.objectives.pretraining.prefix_lm import PrefixLanguageModelling
+from gristmill.objectives.pretraining.span_corruption import SpanCorruption
+from gristmill.objectives.pretraining.translation_lm import TranslationLanguageModelling
 
-PretrainingObjective = CausalLanguageModelling
+PretrainingObjective = (
+    CausalLanguageModelling | MaskedLanguageModelling | NextSentencePrediction | TranslationLanguageModelling
+    | PrefixLanguageModelling | FillInTheMiddle | MultiTokenPrediction | PermutationLanguageModelling
+    | SpanCorruption | MixtureOfDenoisers
+)
 """Any of them; `kind` says which."""
 
 KINDS: dict[str, type] = {cls.__dataclass_fields__["kind"].default: cls for cls in (
-    CausalLanguageModelling,
+    CausalLanguageModelling, MaskedLanguageModelling, NextSentencePrediction, TranslationLanguageModelling,
+    PrefixLanguageModelling, FillInTheMiddle, MultiTokenPrediction, PermutationLanguageModelling, SpanCorruption,
+    MixtureOfDenoisers,
 )}
 
 
@@ -26,6 +41,8 @@ def default_objective(kind: str) -> Any:
 
 
 __all__ = [
-    "KINDS", "CausalLanguageModelling", "HeldOutBatches", "Pretraining", "PretrainingObjective", "TrainingBatches",
-    "default_objective",
+    "KINDS", "CausalLanguageModelling", "FillInTheMiddle", "HeldOutBatches", "MaskedLanguageModelling",
+    "MixtureOfDenoisers", "MultiTokenPrediction", "NextSentencePrediction", "PermutationLanguageModelling",
+    "PrefixLanguageModelling", "Pretraining", "PretrainingObjective", "SpanCorruption", "TrainingBatches",
+    "TranslationLanguageModelling", "default_objective",
 ]

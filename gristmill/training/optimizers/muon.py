@@ -57,8 +57,10 @@ class Muon(torch.optim.Optimizer):
                     assert gradient is not None
                     state["momentum"].lerp_(gradient, 1 - group["momentum"])
                     updates.append(gradient.lerp(state["momentum"], group["momentum"]))
-                directions = orthogonalise(torch.stack(updates), group["steps"])
-                size = 0.2 * max(shape) ** 0.5
+                # Stacked experts, (experts, rows, columns), are that many matrices, each with its own direction.
+                matrices = torch.stack(updates).reshape(-1, *shape[-2:])
+                directions = orthogonalise(matrices, group["steps"]).view(-1, *shape)
+                size = 0.2 * max(shape[-2:]) ** 0.5
                 for parameter, direction in zip(parameters, directions, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * size)

@@ -1,0 +1,94 @@
+"""torch's flex attention: compiled for a mask, it leaves out the blocks of scores that the mask hides altogether."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gristmill.models.layers.masks import CAUSAL, Pattern
+
+SHORTEST = 1024
+"""Rows shorter than this are not worth a block mask."""
+SHARE = 4
+"""Least number of times that the keys of a row exceed those that a query sees."""
+HEAD_SIZES = (16, 32, 64, 128, 256)
+
+
+def pays_flex(q: Tensor, keys: int, pattern: Pattern) -> bool:
+    """Whether this pattern hides so much of long rows that flex attention beats a mask over all scores; CUDA only,
+    and only where torch can compile for it."""
+    return (
+        q.device.type == "cuda"
+        and not pattern.plain
+        and keys == q.shape[-2] >= SHORTEST
+        and q.shape[-1] in HEAD_SIZES
+        and seen_keys(pattern, keys) * SHARE <= keys
+        and _has_compiler()
+    )
+
+
+def seen_keys(pattern: Pattern, keys: int) -> int:
+    """About how many of `keys` keys a query sees."""
+    local = (pattern.window or 0) * pattern.block * (1 if pattern.causal else 2)
+    strided = 0 if pattern.stride is None else keys // pattern.stride
+    return min(keys, keys if pattern.plain else local + strided + pattern.global_tokens * pattern.block)
+
+
+def flex(
+    q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
+    key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
+    scale: float | None = None, dropout: float = 0.0,
+) -> Tensor:
+    """As `attention`; without bias and dropout."""
+    if bias is not None or dropout:
+        raise ValueError("flex attention takes neither a bias nor dropout")
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if document_ids is None and prefix is None:
+        mask = _pattern_mask(pattern, q.shape[2], k.shape[2], q.device)
+        return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    of_keys = document_ids if key_document_ids is None else key_document_ids
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # Called with single positions; `visible` wants a key axis.
+        inside = pattern.visible(query, key[None])[..., 0]
+        if prefix is not None:
+            inside = inside | prefix[row, key]
+        if document_ids is not None and of_keys is not None:
+            inside = inside & (document_ids[row, query] == of_keys[row, key])
+        return inside
+
+    mask = create_block_mask(seen, q.shape[0], None, q.shape[2], k.shape[2], device=q.device)
+    return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+@functools.lru_cache(maxsize=32)
+def _pattern_mask(pattern: Pattern, queries: int, keys: int, device: torch.device) -> Any:
+    """The blocks of a pattern alone: the same for every layer and step."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return pattern.visible(query, key[None])[..., 0]
+
+    return create_block_mask(seen, None, None, queries, keys, device=device)
+
+
+def _kernel(q: Tensor, plain: Any) -> Any:
+    """flex attention, compiled where it is not already inside of something that is."""
+    return _compiled() if q.device.type == "cuda" and not torch.compiler.is_compiling() else plain
+
+
+@functools.cache
+def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@functools.cache
+def _has_compiler() -> bool:
+    return importlib.util.find_spec("triton") is not None

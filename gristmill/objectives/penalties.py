@@ -1,0 +1,21 @@
+"""Penalties on the size of the weights, as terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def weight_penalty(parameters: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0) -> Tensor:
+    """l1 Σ|w| + l2 / 2 Σw² over all entries of all parameters: scalar, fp32, differentiable.
+
+    Its gradient, l1 sign(w) + l2 w, goes through the optimizer like that of the loss: an adaptive optimizer divides it
+    by the gradient's usual size, and an orthogonalising one keeps its direction alone. Weight decay is decoupled: it
+    takes learning rate x decay off each weight whatever the gradient is (Loshchilov and Hutter 2019,
+    arXiv:1711.05101). Only for plain SGD are the two the same.
+    """
+    terms = [weight * size for parameter in parameters for weight, size in (
+        (l1, parameter.float().abs().sum()), (l2 / 2, parameter.float().square().sum())) if weight]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
