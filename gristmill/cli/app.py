@@ -16,6 +16,7 @@ from gristmill.cli import (
     export,
     generate,
     inspect,
+    plan,
     report,
     run,
     schema,
@@ -71,3 +72,4 @@ def _root(show_version: Annotated[bool, typer.Option(
 
 for _name, _module in VERBS.items():
     app.command(_name)(_module.command)
+app.add_typer(plan.app, name="plan")

@@ -23,6 +23,7 @@ SECTIONS = (
     "data",
     "tokenizer",
     "training",
+    "predictions",
     "trace",
     "adaptation",
     "evaluation",
@@ -100,6 +101,21 @@ def test_a_whole_run_shows_everything(tmp_path: Path) -> None:
         assert chart["role"] == "img"
         assert chart["aria-label"]
         assert json.loads(chart["data-chart"] or "")["series"]
+
+
+def test_a_model_with_experts_shows_their_load(run_folder: Path) -> None:
+    assert "Load of experts" not in page(run_folder)
+    trace = run_folder / "artifacts" / "base@1" / "trace.jsonl"
+    records = [json.loads(line) for line in trace.read_text().splitlines()]
+    for number, record in enumerate(records):
+        record |= {"router_max_load": 4 - 2.9 * number / len(records), "router_min_load": 0.9}
+    trace.write_text("".join(json.dumps(record) + "\n" for record in records))
+    labels = [attrs["aria-label"] or "" for _, attrs in Reader(page(run_folder)).tags if "data-chart" in attrs]
+    expected = re.compile(r"Load of experts: busiest goes from (4|3\.9\d*) to 1\.1\d*, .*; even 1$")
+    assert any(expected.match(label) for label in labels), labels
+    assert not any("Dropped" in label for label in labels)
+    trace.write_text("".join(json.dumps({**record, "router_dropped": 0.02}) + "\n" for record in records))
+    assert "Dropped choices: dropped choices goes from 0.02" in page(run_folder)
 
 
 def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:

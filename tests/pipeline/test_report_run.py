@@ -288,7 +288,7 @@ class FakeRun:
                 "derivations": ["dim = 256: 128 x ceil(depth / 3)", f"steps = 620 {self.evil}"],
             },
         )
-        self.write(f"{folder}/telemetry/compute.json", {"threads": 2, "compile": True})
+        self.write(f"{folder}/telemetry/compute.json", {"threads": 2, "compile": True, "seconds_per_step": 0.41})
         guesses = (",", "):", " ", "\n    ", "(", "return", " =", "\t", "None")
 
         def more(done: float) -> dict[str, Any]:
@@ -308,6 +308,7 @@ class FakeRun:
                     {
                         "prompt": text + (self.evil if n == 3 else ""),
                         "true": true,
+                        **({"rest": f"items:{self.evil}"} if n == 1 else {}),
                         "true_probability": right,
                         "top": top,
                     }

@@ -22,13 +22,14 @@ POINTS = 240
 
 @dataclass(frozen=True)
 class Series:
-    """Values over x. style: line, faint (a thin line behind a smoothed one), or dots (few points, marked)."""
+    """Values over x. style: line, faint (a thin line behind others, not in the legend), dots (few points, marked and
+    joined), or marks (points alone)."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     tone: int = 1
-    style: Literal["line", "faint", "dots"] = "line"
+    style: Literal["line", "faint", "dots", "marks"] = "line"
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,9 @@ def line_chart(
     paths = []
     for s in drawn:
         points = [(x(a) * WIDTH / 100, HEIGHT - y(b) * HEIGHT / 100) for a, b in zip(s.x, s.y, strict=True)]
-        paths.append(Path("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), s.tone, s.style))
-        if s.style == "dots":
+        if s.style != "marks":
+            paths.append(Path("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), s.tone, s.style))
+        if s.style in ("dots", "marks"):
             # A line of no length with round ends is a dot that keeps its shape however the drawing is stretched.
             paths.append(Path("".join(f"M{a:.1f} {b:.1f}h0" for a, b in points), s.tone, "points"))
     whole = all(a == int(a) for s in drawn for a in s.x)  # there is no step 2.5

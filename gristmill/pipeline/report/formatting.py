@@ -23,7 +23,11 @@ def count(value: Any) -> str:
 
 
 def short_count(value: float) -> str:
-    """For axes: 300, 1k, 2.5M."""
+    """For axes: 300, 1k, 2.5M, 10²²."""
+    if abs(value) >= 1e15:
+        power = math.floor(math.log10(abs(value)) + 1e-9)
+        raised, factor = str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")), f"{value / 10.0**power:.2g}"
+        return f"10{raised}" if factor == "1" else f"{factor}·10{raised}"
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{letter}"

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from gristmill.core.errors import UserError
 from gristmill.core.files import write_atomic
-from gristmill.pipeline.report import account, assessment, corpus, overview, training
+from gristmill.pipeline.report import account, assessment, corpus, overview, predictions, training
 from gristmill.pipeline.report.formatting import FILTERS
 from gristmill.pipeline.report.run import Missing, Run, read_run
 
@@ -25,6 +25,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], dict[str, Any]]], ...] = (
     ("data", "Data", corpus.data),
     ("tokenizer", "Tokenizer", corpus.tokenizers),
     ("training", "Training", training.training),
+    ("predictions", "Predicted and actual", predictions.predictions),
     ("trace", "Prediction trace", training.trace),
     ("adaptation", "Fine-tuning and preferences", assessment.adaptation),
     ("evaluation", "Evaluation", assessment.evaluation),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gristmill.core.files import read_json
 from gristmill.pipeline.report.formatting import clip
 from gristmill.pipeline.report.overview import answer, gains
 from gristmill.pipeline.report.run import read_run
@@ -40,10 +41,23 @@ def summary_text(run_folder: Path) -> str:
     lines.append(f"Report:     {report}" if report.is_file() else f"Report:     gristmill report {run.name}")
     if answering := run.of_kind("release", "model"):
         name = f"{run.name}/{answering[-1].name}@{answering[-1].version}"
-        elsewhere = run.folder.absolute().parent
-        where = "" if elsewhere == Path("runs").absolute() else f" --runs-dir {elsewhere}"
-        lines += [f"Chat page:  gristmill serve {name}{where}", f"Terminal:   gristmill chat {name}{where}"]
+        runs = run.folder.absolute().parent
+        lines += _ways_to_use(answering[-1].path, name, None if runs == Path("runs").absolute() else runs)
     return "\n".join(lines) + "\n"
+
+
+FILLS_GAPS = ("ForMaskedLM", "ForPreTraining", "XLMWithLMHeadModel")
+"""Ends of the architectures that fill gaps rather than write."""
+
+
+def _ways_to_use(folder: Path | None, name: str, runs: Path | None) -> list[str]:
+    """runs: where the run lies, if not in the default place."""
+    config = read_json(folder / "config.json") if folder is not None and (folder / "config.json").is_file() else {}
+    if str(next(iter(config.get("architectures") or []), "")).endswith(FILLS_GAPS):
+        place = "" if runs is None else f', runs_dir="{runs}"'
+        return [f'In Python:  gristmill.load("{name}"{place}).fill("a text with <|mask|>")']
+    where = "" if runs is None else f" --runs-dir {runs}"
+    return [f"Chat page:  gristmill serve {name}{where}", f"Terminal:   gristmill chat {name}{where}"]
 
 
 def _indented(text: str, prefix: str) -> list[str]:

@@ -61,6 +61,7 @@ def _model(stage: Stage, levels: Sequence[Level]) -> dict[str, Any]:
     small = [
         *(_single(title, evaluations, key, "dots", 2, zero=True) for title, key in shares),
         *(_single(key.replace("_", " ").capitalize(), evaluations, key, "dots", 2) for key in _others(evaluations)),
+        *_experts(trace),
         _single("Learning rate", trace, "lr", "line", 4, zero=True),
         _single("Gradient norm", trace, "grad_norm", "line", 5, log_y=True, note="before clipping"),
         _single("Tokens per second", speed, "tokens_per_second", "line", 1, zero=True, note=_pace(speed)),
@@ -147,6 +148,18 @@ def _single(
     )
 
 
+def _experts(trace: Sequence[dict[str, Any]]) -> list[LineChart | None]:
+    """How even the loads of experts are, of a model that has them, and what found no room."""
+    series = []
+    for key, name, tone in (("router_max_load", "busiest", 2), ("router_min_load", "idlest", 4)):
+        steps, values = _column(trace, key)
+        series.append(Series(name, steps, smooth(values), tone))
+    load = line_chart("Load of experts", series, levels=[Level("even", 1.0)], small=True, zero=True,
+                      note="of the worst layer, over the even share")
+    lost = _single("Dropped choices", trace, "router_dropped", "line", 5, zero=True, note="share, for lack of room")
+    return [load, lost]
+
+
 def _others(evaluations: Sequence[dict[str, Any]]) -> list[str]:
     """Further numbers of the evaluations, such as the reward margin, in the order in which they are written."""
     names = dict.fromkeys(
@@ -173,7 +186,8 @@ def trace(run: Run) -> dict[str, Any]:
         if evaluations:
             chosen = _evenly(evaluations, MOST_ROWS)
             prompts = [_prompt(i, chosen, evaluations) for i in range(len(evaluations[0]["prompts"]))]
-            models.append({"stage": stage, "prompts": prompts, "samples": _samples(chosen)})
+            gaps = any(prompt["rest"] for prompt in prompts)
+            models.append({"stage": stage, "prompts": prompts, "samples": _samples(chosen), "gaps": gaps})
     if not models:
         raise Missing("No model of this run wrote a prediction trace; pretraining does.")
     return {"models": models}
@@ -202,6 +216,7 @@ def _prompt(number_: int, chosen: Sequence[dict[str, Any]], evaluations: Sequenc
     return {
         "prompt": last.get("prompt", ""),
         "true": last.get("true", ""),
+        "rest": last.get("rest", ""),
         "rows": rows,
         "spark": sparkline(history),
         "before": first.get("true_probability"),
