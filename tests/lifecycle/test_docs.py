@@ -47,6 +47,8 @@ def test_commands_in_the_docs_are_real(page, line):
     words = shlex.split(line.split(">")[0])[1:]
     group = typer.main.get_command(app)
     command = group.commands.get(words[0])  # type: ignore[attr-defined]
+    while hasattr(command, "commands") and len(words) > 1:  # gristmill plan train ...
+        command, words = command.commands.get(words[1]), words[1:]
     assert command is not None, f"{page}: {line}"
     known = {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
     used = [w.split("=")[0] for w in words[1:] if w.startswith("--")]
