@@ -16,7 +16,7 @@ from gristmill.recipe import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 SIZES = {"gpt2-124m": 124_439_808, "bert-base": 110_106_428, "roberta-base": 124_697_433 - 768,
-         "xlm-tiny": 249_071_384}
+         "xlm-tiny": 249_071_384, "xlnet-base": 116_750_336, "t5-small": 60_506_624 - 128 * 512}
 """Recipe -> parameters of the model that its comments promise, over a vocabulary of that size."""
 
 
