@@ -63,7 +63,7 @@ class Advice:
         return {
             "goal": to_plain(self.goal), "assumed_answers": list(self.assumed),
             "way": decision.way, "title": self.title,
-            "reasons": list(decision.reasons), "doubts": list(decision.doubts),
+            "reasons": list(decision.reasons), "doubts": list(decision.doubts), "votes": dict(decision.votes),
             "other_ways": [{"way": way, "title": TITLES[way], "why_not": why} for way, why in decision.others.items()],
             "model": dict(self.model), "hardware": self.machine.title, "training_tokens": self.training_tokens,
             "training_flops": self.training_flops, **self.cost, "missing": list(self.missing),
@@ -95,6 +95,9 @@ def advise(goal: Goal, tables: Tables, *, inputs: Inputs | None = None, name: st
     model, tokens, flops, training = _plan(way, goal, machine, compute, examples, whole, using, optimum, inputs, lora)
     cost = machine.cost(flops, training.parameters, tables, region) if flops else _nothing()
     notes = [*limited] if way == "scratch" else []
+    if lora is None and decide(goal, replace(facts, lora=True)).way == "lora":
+        notes.append("low-rank adapters (LoRA) would suit best, but this version of Gristmill cannot train them: what "
+                     "is advised here is the best of the rest")
     return Advice(goal, decision, model, machine, tokens, flops, cost,
                   tuple(_missing(way, goal, inputs)), tuple(_risks(way, goal, model, cost, facts)), tuple(notes),
                   write_recipe(name, way, goal, training, inputs, decision.reasons), assumed)

@@ -170,6 +170,8 @@ class Decision:
     """What spoke against it."""
     others: Mapping[Way, str]
     """Every other way -> why not."""
+    excluded: tuple[Way, ...] = ()
+    """Ways that are out of the question."""
 
 
 def decide(goal: Goal, facts: Facts) -> Decision:
@@ -191,4 +193,5 @@ def decide(goal: Goal, facts: Facts) -> Decision:
         against = [rule.because for rule in applied if rule.votes.get(other, 0) < 0]
         others[other] = excluded.get(other) or (
             against[0] if against else "less speaks for it, or it costs more for the same")
-    return Decision(way, votes, tuple(reasons), tuple(r.because for r in applied if r.votes.get(way, 0) < 0), others)
+    return Decision(way, votes, tuple(reasons), tuple(r.because for r in applied if r.votes.get(way, 0) < 0), others,
+                    tuple(w for w in WAYS if w in excluded))

@@ -53,12 +53,12 @@ def test_a_law_comes_back_from_noisy_runs_within_its_intervals():
 
 
 def test_intervals_hold_what_they_promise():
-    """Of 40 noisy sets of runs, the 95 % interval of a larger run's loss holds the truth in nearly all."""
+    """Of 16 noisy sets of runs, the 95 % interval of a larger run's loss holds the truth in nearly all."""
     held = 0
-    for seed in range(40):
-        said = fit(runs(BESIROGLU.loss, noise=0.01, seed=seed), resamplings=60, seed=seed).predict(1e8, 2e9)
+    for seed in range(16):
+        said = fit(runs(BESIROGLU.loss, noise=0.01, seed=seed), resamplings=30, seed=seed).predict(1e8, 2e9)
         held += said.low <= BESIROGLU.loss(1e8, 2e9) <= said.high
-    assert held >= 33
+    assert held >= 13
 
 
 def test_one_broken_run_does_not_move_the_law():
@@ -97,7 +97,7 @@ def test_no_other_optimizer_finds_a_lower_loss():
             return value
 
         optimizer.step(closure)
-        assert ours <= float(huber(theta)) * (1 + 1e-3)
+        assert ours <= float(huber(theta.detach())) * (1 + 1e-3)
 
 
 def test_the_same_runs_and_seed_give_the_same_law():

@@ -201,10 +201,10 @@ def test_a_size_becomes_the_budget_of_every_law():
 
 
 def test_passes_over_the_text_are_counted_and_warned_of():
-    plan = scaling_plan(Budget("1e21", Interval.of(1e21)), unique_tokens=1e9, served_tokens=1e12)
+    plan = scaling_plan(Budget("1e21", Interval.of(1e21)), unique_tokens=6e9, served_tokens=1e12)
     assert "besiroglu" in plan.tires
     assert "serving" in plan.tires
     assert "kaplan" not in plan.tires
     for row in plan.rows:
-        assert row.epochs == pytest.approx(row.best.tokens / 1e9)
+        assert row.epochs == pytest.approx(row.best.tokens / 6e9)
     assert scaling_plan(Budget("1e21", Interval.of(1e21))).tires == ""
