@@ -26,6 +26,7 @@ from gristmill.models.families import FAMILIES
 from gristmill.planning.anatomy import anatomy
 from gristmill.planning.calibration import CLAIMED, Calibration, calibrate, depths
 from gristmill.planning.depth import shallow
+from gristmill.recipe import load_recipe
 from gristmill.training.device import prepare
 from gristmill.training.loop import TrainingConfig
 
@@ -131,10 +132,10 @@ def test_a_budget_in_minutes_becomes_tokens(monkeypatch, tmp_path):
     done = CliRunner().invoke(app, ["plan", "train", recipe, "--calibrate", "--json"])
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
-    step = 0.1 + 0.05 * 6
+    step, seconds = 0.1 + 0.05 * 6, 60 * load_recipe(Path(recipe)).stages["base"].budget.minutes
     assert plan["batch"]["tokens"] == 4096
-    assert plan["tokens"] == int(4.5 * 60 / step) * 4096
-    assert plan["time_s"]["expected"] == pytest.approx(4.5 * 60, rel=0.01)
+    assert plan["tokens"] == int(seconds / step) * 4096
+    assert plan["time_s"]["expected"] == pytest.approx(seconds, rel=0.01)
 
 
 @pytest.mark.verify
