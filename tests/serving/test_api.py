@@ -193,10 +193,9 @@ def test_oversized_bodies_and_headers_are_refused_early(served: Any) -> None:
 
         sent = client.post("/v1/completions", content=endless(), headers={"content-type": "application/json"})
         assert sent.status_code == 413
-    with served.client() as client:
-        # A server that hangs up on a header may reset the connection while the client still writes.
-        with contextlib.suppress(httpx.ReadError, httpx.WriteError):
-            assert client.get("/health", headers={"x-long": "a" * 100_000}).status_code in (400, 431)
+    # A server that hangs up on a header may reset the connection while the client still writes.
+    with served.client() as client, contextlib.suppress(httpx.ReadError, httpx.WriteError):
+        assert client.get("/health", headers={"x-long": "a" * 100_000}).status_code in (400, 431)
     with served.client() as client:
         assert client.get("/health").status_code == 200
 
