@@ -15,6 +15,7 @@ from gristmill.models.encoder_decoder import EncoderDecoder
 from gristmill.models.families import FAMILIES
 from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
+from tests.models.closeness import check_gradients, close, gradients_of
 
 
 def tiny_config(**changes: Any) -> EncoderDecoderConfig:
@@ -105,11 +106,6 @@ def traced(model: Any, blocks: Any, inputs: dict[str, Any]) -> tuple[list[torch.
             hook.remove()
 
 
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal, relative to the largest magnitude."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
-
-
 def check_against_public(config: EncoderDecoderConfig, folder: Path, seed: int = 0) -> None:
     """States of every block of both stacks, logits, loss, gradients and files of a random model: ours against
     transformers and the slow reading."""
@@ -145,8 +141,5 @@ def check_against_public(config: EncoderDecoderConfig, folder: Path, seed: int =
     wanted.loss.backward()
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     mapped = family.to_public(gradients, config)
-    found_theirs = {name: p for name, p in theirs.named_parameters() if p.grad is not None}
-    largest = max(float(p.grad.abs().max()) for p in found_theirs.values())
-    for name, parameter in found_theirs.items():
-        assert float((mapped[name] - parameter.grad).abs().max()) <= 1e-5 * largest, name
-    assert len(found_theirs) == len(mapped), "every tensor has a gradient in both"
+    assert len(gradients_of(theirs)) == len(mapped), "every tensor has a gradient in both"
+    check_gradients(mapped, theirs, lambda twin: twin(**public).loss)

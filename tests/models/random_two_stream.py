@@ -138,9 +138,3 @@ def streams_of(blocks: Any, run: Any, time_first: bool) -> list[tuple[torch.Tens
         for hook in hooks:
             hook.remove()
     return found
-
-
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal, relative to the largest magnitude."""
-    return a.shape == b.shape and (not a.numel() or bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(
-        min=1e-6)))

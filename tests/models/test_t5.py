@@ -21,9 +21,9 @@ from gristmill.models.layers.relative_bias import relative_buckets
 from gristmill.models.loading import count_parameters, load_model, skeleton
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
+from tests.models.closeness import close
 from tests.models.random_encoder_decoders import (
     check_against_public,
-    close,
     configs,
     public_model,
     random_batch,

@@ -22,7 +22,8 @@ from gristmill.objectives.pretraining.permutation_lm import spans
 from gristmill.tokens import TokenShards
 from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig
 from gristmill.training.device import prepare
-from tests.models.random_two_stream import close, public_twin, random_two_stream, target_mapping, tiny_config
+from tests.models.closeness import close
+from tests.models.random_two_stream import public_twin, random_two_stream, target_mapping, tiny_config
 from tests.objectives.parallel_text import masking_tokenizer, prose, shards_of
 
 CONTEXT, MEMORY = 24, 16

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gristmill.models.reference.decoder import safetensors_file
 
 Weight = Callable[[str], torch.Tensor]
 
@@ -24,7 +25,7 @@ def run(source: Path, inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Te
     c = json.loads((source / "config.json").read_text())
     files: dict[str, torch.Tensor] = {}
     for path in sorted(source.glob("*.safetensors")):
-        files.update(read_file(path))
+        files.update(safetensors_file(path))
 
     def w(name: str) -> torch.Tensor:
         return files[name + ".weight"].float()
@@ -127,17 +128,3 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu_pytorch_tanh": gelu_by_tanh,
     "silu": lambda x: x / (1 + torch.exp(-x)),
 }
-
-
-def read_file(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file: length of the header, header in JSON, bytes."""
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-    data = path.read_bytes()
-    begin = 8 + struct.unpack("<Q", data[:8])[0]
-    tensors = {}
-    for name, entry in json.loads(data[8:begin]).items():
-        if name != "__metadata__":
-            start, stop = (begin + offset for offset in entry["data_offsets"])
-            flat = torch.frombuffer(bytearray(data[start:stop]), dtype=kinds[entry["dtype"]])
-            tensors[name] = flat.reshape(entry["shape"])
-    return tensors

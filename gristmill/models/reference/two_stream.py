@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gristmill.models.reference.decoder import safetensors_file
 
 
 def run(source: Path, inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -26,7 +27,7 @@ def run(source: Path, inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Te
     c = json.loads((source / "config.json").read_text())
     files: dict[str, torch.Tensor] = {}
     for path in sorted(source.glob("*.safetensors")):
-        files.update(read_file(path))
+        files.update(safetensors_file(path))
     words = files["transformer.word_embedding.weight"]
     ids = inputs["input_ids"][0].tolist()
     tokens = len(ids)
@@ -130,17 +131,3 @@ ACTIVATIONS = {
     "gelu_new": lambda x: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: x.clamp(min=0),
 }
-
-
-def read_file(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file in fp32: length of the header, header in JSON, bytes."""
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-    data = path.read_bytes()
-    begin = 8 + struct.unpack("<Q", data[:8])[0]
-    tensors = {}
-    for name, entry in json.loads(data[8:begin]).items():
-        if name != "__metadata__":
-            start, stop = (begin + offset for offset in entry["data_offsets"])
-            flat = torch.frombuffer(bytearray(data[start:stop]), dtype=kinds[entry["dtype"]])
-            tensors[name] = flat.reshape(entry["shape"]).float()
-    return tensors

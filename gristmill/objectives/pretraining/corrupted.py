@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,24 +170,6 @@ class CorruptedBatches:
         arrays = {"input_ids": inputs, "document_ids": of_inputs, "decoder_input_ids": given,
                   "decoder_document_ids": of_targets, "targets": targets}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-class HeldOutCorrupted:
-    """Every row of every denoiser once, in order, always with the same spans."""
-
-    total_bytes = None
-
-    def __init__(self, batches: CorruptedBatches) -> None:
-        self.batches = batches
-        self.places = [(number, index, 0) for number, source in enumerate(batches.sources)
-                       for index in range(source.rows)]
-
-    def __len__(self) -> int:
-        return -(-len(self.places) // self.batches.batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        size = self.batches.batch_size
-        return (self.batches.assemble(self.places[start:start + size]) for start in range(0, len(self.places), size))
 
 
 def corrupted(

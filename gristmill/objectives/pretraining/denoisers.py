@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
-from gristmill.objectives.pretraining.corrupted import CorruptedBatches, HeldOutCorrupted, corrupted
+from gristmill.objectives.pretraining.corrupted import CorruptedBatches, corrupted
+from gristmill.objectives.pretraining.rows import HeldOutRows
 from gristmill.objectives.pretraining.span_corruption import check_denoising, check_encoder_decoder, guess_gap
 from gristmill.objectives.sequence_to_sequence import SequenceToSequence
 from gristmill.objectives.span_corruption import Denoiser
@@ -72,9 +73,9 @@ class MixtureOfDenoisers:
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int
-    ) -> HeldOutCorrupted:
+    ) -> HeldOutRows:
         """Every denoiser makes rows of the same documents."""
-        return HeldOutCorrupted(corrupted(
+        return HeldOutRows(corrupted(
             self.denoisers, shards, tokenizer, context=context, batch=batch, seed=seed, targets=self.targets,
             modes=self.mode_tokens, limit_tokens=max(1, limit_tokens // len(self.denoisers))))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -229,12 +229,25 @@ class MaskedBatches:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+class Assembling(Protocol):
+    """Batches that are assembled from chosen rows of several sources."""
+
+    batch_size: int
+
+    @property
+    def sources(self) -> Sequence[Any]:
+        """Each says how many `rows` it has."""
+
+    def assemble(self, chosen: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
+        """The batch of these (source, row, epoch)."""
+
+
 class HeldOutRows:
-    """Every row of the sources once, in order, always with the same tokens hidden."""
+    """Every row of the sources once, in order, always with the same tokens hidden or cut out."""
 
     total_bytes = None
 
-    def __init__(self, batches: MaskedBatches) -> None:
+    def __init__(self, batches: Assembling) -> None:
         self.batches = batches
         self.places = [(number, index, 0) for number, source in enumerate(batches.sources)
                        for index in range(source.rows)]

@@ -12,7 +12,8 @@ from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.models.config import EncoderDecoderConfig
 from gristmill.objectives.pretraining.causal_lm import check_regularisation
-from gristmill.objectives.pretraining.corrupted import CorruptedBatches, HeldOutCorrupted, Specials, corrupted
+from gristmill.objectives.pretraining.corrupted import CorruptedBatches, Specials, corrupted
+from gristmill.objectives.pretraining.rows import HeldOutRows
 from gristmill.objectives.sequence_to_sequence import SequenceToSequence
 from gristmill.objectives.span_corruption import Denoiser
 from gristmill.tokenizer import Tokenizer
@@ -62,9 +63,9 @@ class SpanCorruption:
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int
-    ) -> HeldOutCorrupted:
-        return HeldOutCorrupted(corrupted([self.denoiser], shards, tokenizer, context=context, batch=batch, seed=seed,
-                                          targets=self.targets, limit_tokens=limit_tokens))
+    ) -> HeldOutRows:
+        return HeldOutRows(corrupted([self.denoiser], shards, tokenizer, context=context, batch=batch, seed=seed,
+                                     targets=self.targets, limit_tokens=limit_tokens))
 
     def guess(self, model: Any, tokenizer: Tokenizer, before: str, true: str) -> tuple[Tensor, int]:
         return guess_gap(model, tokenizer, before, true)
