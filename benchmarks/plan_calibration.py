@@ -1,6 +1,6 @@
 """`plan train --calibrate` against what happens: steps and whole runs, at 4 times the calibrated size and more.
 
-    python benchmarks/plan_calibration.py [--shared] [--steps 30] [--threads 1] [--out FILE] [--json]
+    python benchmarks/plan_calibration.py [--shared] [--steps 30] [--rounds 5] [--threads 1] [--out FILE] [--json]
 
 For each model: calibrate (20 updates of the same blocks, but few of them), predict, then train it for real and compare.
 `--shared` is for machines that others use at the same time, whose speed drifts: it counts the processor time of this
@@ -104,26 +104,44 @@ class Watched:
         return self.source.window(step)
 
 
+def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of every figure; the ratios of the single rounds are kept beside."""
+    row = {key: median(one[key] for one in rounds) if isinstance(value, float) else value
+           for key, value in rounds[0].items()}
+    return row | {"step_ratios": [one["step_ratio"] for one in rounds],
+                  "total_ratios": [one["total_ratio"] for one in rounds]}
+
+
+def said(row: dict[str, Any]) -> None:
+    print(f"{row['name']:18} {row['size_over_calibrated']:4.1f} x the calibrated size: step {row['step_ratio']:.3f}, "
+          f"total {row['total_ratio']:.3f} of what was measured", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", action="store_true")
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=1, help="the median of so many of each, taken in turn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "plan_calibration.json")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     if chosen.shared and chosen.threads != 1:
         parser.error("--shared counts one thread")
-    rows = []
-    for name, config in models():
-        rows.append(compare(name, config, chosen.steps, chosen.shared, chosen.threads))
-        if not chosen.json:
-            row = rows[-1]
-            print(f"{name:18} {row['size_over_calibrated']:4.1f} x the calibrated size: step {row['step_ratio']:.3f}, "
-                  f"total {row['total_ratio']:.3f} of what was measured")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in models()}
+    for _ in range(chosen.rounds):
+        for name, config in models():
+            found[name].append(compare(name, config, chosen.steps, chosen.shared, chosen.threads))
+            if not chosen.json:
+                said(found[name][-1])
+    rows = [middle(of_one) for of_one in found.values()]
+    if not chosen.json and chosen.rounds > 1:
+        print(f"medians of {chosen.rounds}")
+        for row in rows:
+            said(row)
     result = {"name": "plan_calibration", "shared": chosen.shared, "threads": chosen.threads,
-              "torch": torch.__version__, "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"),
-              "models": rows}
+              "rounds": chosen.rounds, "torch": torch.__version__, "machine": platform.machine(),
+              "date": time.strftime("%Y-%m-%d"), "models": rows}
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(chosen.out, result)
     if chosen.json:
