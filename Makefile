@@ -1,6 +1,7 @@
 # Two commands for a fresh machine: `make quickstart` and `make test`. Everything lives in .venv.
 #
 # PIP_ARGS: extra arguments for pip, e.g. PIP_ARGS="--index-url ..." for another package index.
+# JOBS: how many tests run at a time.
 # TORCH: which torch to install, e.g. TORCH="torch==2.13.0 --index-url ..." for a CPU-only or CUDA build of your choice.
 
 PYTHON ?= python3
@@ -8,6 +9,7 @@ PIP_ARGS ?=
 TORCH ?= torch -c constraints.txt
 BIN := .venv/bin
 RECIPE ?= recipes/quickstart.yaml
+JOBS ?= 2
 
 .PHONY: help quickstart test verify lint format install dev browser clean
 
@@ -18,7 +20,7 @@ quickstart: install  ## raw text to a model that answers: set-up and the main jo
 	$(BIN)/gristmill run $(RECIPE)
 
 test: dev browser  ## all tests that guard a change
-	$(BIN)/python -m pytest -m "not verify" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not verify" -n $(JOBS) $(ARGS)
 
 verify: dev browser  ## the slow proofs
 	$(BIN)/python -m pytest -m verify --timeout=3600 $(ARGS)

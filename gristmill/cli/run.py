@@ -34,6 +34,8 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means all cores.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes for data work; 0 means as many as cores.")] = 0,
+    executor: Annotated[str, typer.Option(
+        metavar="local|ray|ray://HOST:PORT", help="Who does data work: processes of this machine, or Ray.")] = "local",
     compile_: Annotated[Compile, typer.Option("--compile", help="Whether models are compiled.")] = Compile.auto,
     precision: Annotated[Precision, typer.Option(help="auto takes bf16 where the device has it.")] = Precision.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as one JSON object at the end.")] = False,
@@ -48,7 +50,8 @@ def command(
     from gristmill.pipeline.status import run_status
 
     runtime = Runtime(
-        device=device, threads=threads, workers=workers, compile=compile_.value, precision=precision.value
+        device=device, threads=threads, workers=workers, executor=executor, compile=compile_.value,
+        precision=precision.value
     )
     done = run(recipe, runs_dir=runs_dir, until=until, set=set_ or (), resume=resume, dry_run=dry_run, report=report,
                runtime=runtime, progress=for_stream())

@@ -24,6 +24,8 @@ class Runtime:
     """CPU threads; 0 means OMP_NUM_THREADS where it is set, else all cores."""
     workers: int = 0
     """Processes for data work; 0 means as many as cores."""
+    executor: str = "local"
+    """Who does data work: local (processes of this machine), ray (a Ray on this machine) or ray://host:port."""
     compile: str = "auto"
     """auto, always or never: torch.compile of the model's blocks."""
     precision: str = "auto"

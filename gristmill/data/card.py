@@ -5,36 +5,35 @@ After Gebru et al., "Datasheets for Datasets" (2018), as far as a program can kn
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gristmill.core.config import to_plain
+from gristmill.data.sources import source_names
 
 
-def data_card(sources: Sequence[tuple[str, Any]], config: Any, documents: Sequence[dict[str, Any]],
-              funnel: dict[str, Any]) -> dict[str, Any]:
+def data_card(stage: Any, tally: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str, Any]:
     """The card as JSON-ready values.
 
-    sources: (name, config) of each source. documents: source, language, license, bytes of every kept document.
+    tally: counts of kept documents by source, license and language. funnel: what funnel.json says.
     """
     described = []
-    for name, source in sources:
-        own = [d for d in documents if d["source"] == name]
+    for name, source in zip(source_names(stage.sources), stage.sources, strict=True):
+        kept = tally.get("kept", {}).get(name, {"documents": 0, "bytes": 0})
         described.append({
-            "name": name, "config": to_plain(source), "documents": len(own), "bytes": sum(d["bytes"] for d in own),
-            "licenses": dict(sorted(Counter(d["license"] for d in own).items())),
-            "languages": dict(sorted(Counter(d["language"] for d in own).items())),
+            "name": name, "config": to_plain(source), **kept,
+            "licenses": _documents(tally.get("licenses", {}).get(name, {})),
+            "languages": _documents(tally.get("source_languages", {}).get(name, {})),
         })
     return {
         "sources": described,
-        "documents": len(documents),
-        "bytes": sum(d["bytes"] for d in documents),
+        "documents": sum(entry["documents"] for entry in described),
+        "bytes": sum(entry["bytes"] for entry in described),
         "languages": funnel["languages"],
         "processing": {
-            "normalise": to_plain(config.normalise), "filter": to_plain(config.filter),
-            "dedup": to_plain(config.dedup), "languages": config.languages, "split": to_plain(config.split),
-            "sample": config.sample, "limit_mb": config.limit_mb,
+            "normalise": to_plain(stage.normalise), "filter": to_plain(stage.filter),
+            "dedup": to_plain(stage.dedup), "languages": stage.languages, "split": to_plain(stage.split),
+            "sample": stage.sample, "limit_mb": stage.limit_mb,
             "order": [phase["phase"] for phase in funnel["phases"]],
         },
         "splits": funnel["splits"],
@@ -44,3 +43,7 @@ def data_card(sources: Sequence[tuple[str, Any]], config: Any, documents: Sequen
             "Near-duplicates are judged by shared word 5-grams; a translation or a paraphrase is not found.",
         ],
     }
+
+
+def _documents(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {name: found["documents"] for name, found in sorted(counts.items())}

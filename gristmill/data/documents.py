@@ -68,11 +68,15 @@ def reject_row(reject: Reject) -> dict[str, str]:
     return {**row(reject.document), "reason": reject.reason, "detail": reject.detail}
 
 
+PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": False,
+                           "data_page_version": "1.0", "write_statistics": False}
+"""Fixed settings: equal tables give equal bytes."""
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as Parquet with fixed settings: equal tables give equal bytes."""
+    """A table as Parquet."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, use_dictionary=False,
-                   row_group_size=4096, data_page_version="1.0", write_statistics=False)
+    pq.write_table(table, sink, row_group_size=4096, **PARQUET)
     return sink.getvalue()
 
 

@@ -2,70 +2,125 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gristmill.data.documents import SPLITS
+
 LENGTH_EDGES = [0, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 """Edges of the length histogram, in characters; the last bin is open."""
+Tally = dict[str, Any]
+"""Nested counts, {documents, bytes} at the ends: what each unit found, added up by `merge`."""
+DROPPING = ("collect", "sample", "filter", "exact", "near")
 
 
-class Funnel:
-    """Counts of one run; deterministic, so it is part of the payload (times are not, they go to telemetry)."""
-
-    def __init__(self) -> None:
-        self.phases: list[dict[str, Any]] = []
-
-    def phase(self, name: str, kept: Iterable[tuple[str, int]], dropped: Iterable[tuple[str, str, int]] = ()) -> None:
-        """Add a phase. kept: (source, bytes) of each document that goes on; dropped: (source, reason, bytes)."""
-        sources: dict[str, Counter[str]] = defaultdict(Counter)
-        reasons: dict[str, Counter[str]] = defaultdict(Counter)
-        for source, size in kept:
-            sources[source].update(documents=1, bytes=size)
-        for source, reason, size in dropped:
-            sources[source].update(dropped_documents=1, dropped_bytes=size)
-            reasons[reason].update(documents=1, bytes=size)
-        self.phases.append({
-            "phase": name,
-            "documents": sum(c["documents"] for c in sources.values()),
-            "bytes": sum(c["bytes"] for c in sources.values()),
-            "dropped": {r: dict(reasons[r]) for r in sorted(reasons, key=lambda r: (-reasons[r]["documents"], r))},
-            "sources": {s: {key: c[key] for key in ("documents", "bytes", "dropped_documents", "dropped_bytes")}
-                        for s, c in sorted(sources.items())},
-        })
+def count(tally: Tally, place: Sequence[str], size: int) -> None:
+    """Count one document of `size` bytes at a place of a tally."""
+    for part in place:
+        tally = tally.setdefault(part, {})
+    tally["documents"] = tally.get("documents", 0) + 1
+    tally["bytes"] = tally.get("bytes", 0) + size
 
 
-def tally(labels: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]:
-    """{label: {documents, bytes}} of (label, bytes) pairs, the largest first."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, size in labels:
-        counts[label].update(documents=1, bytes=size)
+def merge(tally: Tally, other: Tally) -> None:
+    """Add the counts of another tally."""
+    for name, value in other.items():
+        if isinstance(value, dict):
+            merge(tally.setdefault(name, {}), value)
+        else:
+            tally[name] = tally.get(name, 0) + value
+
+
+def length_bin(characters: float) -> int:
+    """The bin of the length histogram."""
+    return int(np.searchsorted(LENGTH_EDGES, characters, side="right")) - 1
+
+
+def largest_first(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """{label: {documents, bytes}}, the largest first."""
     return {k: dict(c) for k, c in sorted(counts.items(), key=lambda item: (-item[1]["bytes"], item[0]))}
 
 
-def histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
-    """{edges, documents} of document lengths in characters."""
-    places = np.searchsorted(LENGTH_EDGES, np.asarray(lengths, np.int64), side="right") - 1
-    return {"edges": LENGTH_EDGES, "documents": np.bincount(places, minlength=len(LENGTH_EDGES)).tolist()}
+def phases(tally: Tally) -> list[dict[str, Any]]:
+    """After each phase: documents and bytes that are left, of each source too, and what was dropped and why."""
+    dropped: Tally = tally.get("dropped", {})
+    names = sorted({*tally.get("kept", {}), *(source for by_source in dropped.values() for source in by_source)})
+    left = {source: dict(tally.get("kept", {}).get(source, {"documents": 0, "bytes": 0})) for source in names}
+    found = []
+    for phase in reversed(DROPPING):
+        reasons: Tally = {}
+        sources = {}
+        for source in names:
+            gone: Tally = {}
+            for reason, counts in dropped.get(phase, {}).get(source, {}).items():
+                merge(reasons.setdefault(reason, {}), counts)
+                merge(gone, counts)
+            lost = {"documents": gone.get("documents", 0), "bytes": gone.get("bytes", 0)}
+            if any(left[source].values()) or any(lost.values()):
+                sources[source] = left[source] | {f"dropped_{unit}": size for unit, size in lost.items()}
+            merge(left[source], lost if phase != "collect" else {})
+        if phase != "sample" or reasons:
+            found.append({
+                "phase": phase,
+                "documents": sum(c["documents"] for c in sources.values()),
+                "bytes": sum(c["bytes"] for c in sources.values()),
+                "dropped": {r: reasons[r] for r in sorted(reasons, key=lambda r: (-reasons[r]["documents"], r))},
+                "sources": sources,
+            })
+    return found[::-1]
 
 
-def leakage(ngrams: Sequence[np.ndarray], splits: Sequence[str]) -> dict[str, Any]:
+def funnel(tally: Tally, read: Mapping[str, Any], clusters: Mapping[str, Any],
+           leaked: Mapping[str, Any]) -> dict[str, Any]:
+    """funnel.json: deterministic, so it is part of the payload (times are not, they go to telemetry)."""
+    reasons: Tally = {}
+    for by_source in tally.get("dropped", {}).values():
+        for by_reason in by_source.values():
+            merge(reasons, by_reason)
+    splits, lengths = tally.get("splits", {}), tally.get("lengths", {})
+    return {
+        "read": read,
+        "bytes_read": sum(counts["bytes"] for counts in read.values()),
+        "phases": phases(tally),
+        "reasons": largest_first(reasons),
+        "splits": {name: splits.get(name, {"documents": 0, "bytes": 0}) for name in SPLITS},
+        "units": clusters["units"],
+        "languages": largest_first(tally.get("languages", {})),
+        "domains": largest_first(tally.get("domains", {})),
+        "lengths": {"edges": LENGTH_EDGES,
+                    "documents": [lengths.get(str(i), {}).get("documents", 0) for i in range(len(LENGTH_EDGES))]},
+        "clusters": clusters["clusters"],
+        "leakage": {
+            "unit": "share of word 13-grams of a split that also occur in train", **leaked,
+            "near_duplicates_across_splits": clusters["near_duplicates_across_splits"],
+            "highest_similarity_across_splits": clusters["highest_similarity_across_splits"],
+        },
+    }
+
+
+def leakage(ngrams: Callable[[], Iterable[tuple[np.ndarray, int]]], sampled: int) -> dict[str, Any]:
     """How much of each held-out split was seen in training, in word n-grams.
 
-    ngrams: one sorted set of sampled n-gram hashes a document. For each held-out split: `shared`, the share of its
-    n-grams (counted once a document) that some training document has; `documents_over_half`, how many of its documents
-    have more than half of theirs in training.
+    ngrams: gives (sorted set of n-gram hashes, number of the split or -1) of every document, as often as it is called.
+    sampled: only hashes that this divides are looked at. For each held-out split: `shared`, the share of its n-grams
+    (counted once a document) that some training document has; `documents_over_half`, how many of its documents have
+    more than half of theirs in training.
     """
-    train = [grams for grams, split in zip(ngrams, splits, strict=True) if split == "train"]
+    def of(wanted: Callable[[int], bool]) -> Iterable[tuple[np.ndarray, int]]:
+        return ((grams[grams % np.uint64(sampled) == 0], split) for grams, split in ngrams() if wanted(split))
+
+    train = [grams for grams, _ in of(lambda split: split == SPLITS.index("train"))]
     seen = np.unique(np.concatenate(train)) if train else np.empty(0, np.uint64)
-    result: dict[str, Any] = {}
-    for wanted in sorted(set(splits) - {"train"}):
-        total = shared = over = 0
-        for grams, split in zip(ngrams, splits, strict=True):
-            if split == wanted and len(grams):
-                hits = int(np.isin(grams, seen, assume_unique=True).sum())
-                total, shared, over = total + len(grams), shared + hits, over + (hits * 2 > len(grams))
-        result[wanted] = {"shared": round(shared / total, 6) if total else 0.0, "documents_over_half": over}
-    return result
+    del train
+    counts = {split: [0, 0, 0] for split in range(len(SPLITS))}
+    present = set()
+    for grams, split in of(lambda split: split > SPLITS.index("train")):
+        present.add(split)
+        if len(grams):
+            hits = int(np.isin(grams, seen, assume_unique=True).sum())
+            for place, value in enumerate((len(grams), hits, int(hits * 2 > len(grams)))):
+                counts[split][place] += value
+    return {SPLITS[split]: {"shared": round(hits / max(total, 1), 6), "documents_over_half": over}
+            for split, (total, hits, over) in counts.items() if split in present}

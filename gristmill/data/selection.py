@@ -1,157 +1,185 @@
-"""Which documents stay, which go and why: the decisions of the data stage, over columns without the texts.
+"""Which documents stay, which go and why: decisions over the columns of all documents, without their texts.
 
-Memory: the columns of all documents (about 700 bytes each with signatures) and the shingles of those documents that
-are candidates for a near-duplicate; the texts stay on disk.
+Memory: about 100 bytes a document; fingerprints are mapped from their files, the texts stay on disk.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.core.errors import UserError
 from gristmill.core.progress import Bar
-from gristmill.data.decide import Filter, explain, first_broken
-from gristmill.data.dedup.clusters import Pair, connected, removals
-from gristmill.data.dedup.minhash import PERMUTATIONS, candidate_pairs
-from gristmill.data.dedup.shingles import jaccard, shingles
+from gristmill.data.decide import RULES, Filter, decide
+from gristmill.data.dedup.clusters import components
+from gristmill.data.dedup.exact import equal_documents, hash_columns
+from gristmill.data.dedup.fingerprints import Fingerprints
+from gristmill.data.dedup.near import Near, near_duplicates
+from gristmill.data.dedup.texts import ParquetTexts
+from gristmill.data.documents import SPLITS
 from gristmill.data.normalise import is_code
-from gristmill.data.split import Split, assign, units
+from gristmill.data.read import MEASURED
+from gristmill.data.split import Split, assign, join
 
-_COLUMNS = ["id", "source", "domain", "language", "metadata", "signals", "bytes", "content_hash", "shingles", "ngrams"]
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Why a document goes. phase: filter, exact or near."""
-
-    phase: str
-    reason: str
-    detail: str
+PHASES = ("stays", "sample", "filter", "exact", "near")
+"""Where a document was dropped, in the order in which they are asked."""
+RULE_NAMES = tuple(sorted(RULES))
 
 
 class Selection:
-    """All annotated documents by number (in reading order) and the decisions about them so far."""
+    """All documents by number, in reading order, and the decisions about them so far."""
 
-    def __init__(self, folder: Path, shards: int) -> None:
-        self.folder, self.shards = folder, shards
-        self.documents: list[dict[str, Any]] = []
-        for number in range(shards):
-            self.documents += pq.read_table(self.path(number), columns=_COLUMNS).to_pylist()
-        for document in self.documents:
-            document["signals"] = json.loads(document["signals"])
-            document["metadata"] = json.loads(document["metadata"])
-            document["ngrams"] = np.frombuffer(document["ngrams"], np.uint64)
-        self.drops: dict[int, Drop] = {}
-        self.pairs: list[Pair] = []
-        """Verified pairs of near-duplicates at or above the threshold."""
-        self.links: list[tuple[int, int]] = []
-        """Pairs of documents, exact and near, that belong into one cluster."""
-        self.compared: list[Pair] = []
-        """Candidates that turned out to be less similar than the threshold."""
-        self.clusters: list[str] = [d["id"] for d in self.documents]
-        self.splits: dict[int, str] = {}
-        self.unit_bytes: dict[str, int] = {}
+    def __init__(self, files: Sequence[Path]) -> None:
+        """files: the measured documents of each unit, in order."""
+        self.files = list(files)
+        counts = [pq.read_metadata(path).num_rows for path in self.files]
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.count = int(self.starts[-1])
+        self.signals = [name for path in self.files[:1] for name in pq.read_schema(path).names
+                        if name not in MEASURED.names]
+        self.bytes = self.column("bytes", np.int64)
+        self.phase = np.zeros(self.count, np.int8)
+        self.rule = np.full(self.count, -1, np.int16)
+        """The rule that was broken, in `RULE_NAMES`."""
+        self.partner = np.full(self.count, -1, np.int64)
+        """The document that stays for it."""
+        self.similarity = np.zeros(self.count, np.float32)
+        self.cluster = np.arange(self.count)
+        """The first document of its cluster of exact and near copies."""
+        self.split_of = np.full(self.count, -1, np.int8)
+        """Its split, in `SPLITS`; -1 for what goes."""
+        self.near: Near | None = None
+        """What the search for near-duplicates found."""
+        self.unit_bytes = np.zeros(0, np.int64)
         """Size of each set of documents that had to stay in one split."""
 
-    def path(self, shard: int) -> Path:
-        """The file of one annotated shard."""
-        return self.folder / f"{shard:05d}.parquet"
+    def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """(number of the first document, columns) of each unit."""
+        for start, path in zip(self.starts.tolist(), self.files, strict=False):
+            yield start, pq.read_table(path, columns=list(columns))
 
-    def kept(self) -> list[int]:
+    def column(self, name: str, dtype: Any) -> np.ndarray:
+        """A column of numbers."""
+        found = [table[name].to_numpy() for _, table in self.tables([name])]
+        return np.concatenate(found).astype(dtype) if found else np.zeros(0, dtype)
+
+    def ids(self, wanted: Iterable[int]) -> dict[int, str]:
+        """The ids of some documents."""
+        chosen = np.unique(np.fromiter(wanted, np.int64))
+        found: dict[int, str] = {}
+        for start, table in self.tables(["id"]):
+            here = chosen[(chosen >= start) & (chosen < start + len(table))]
+            found.update(zip(here.tolist(), table["id"].take(here - start).to_pylist(), strict=True))
+        return found
+
+    def kept(self) -> np.ndarray:
         """Numbers of the documents that stay so far."""
-        return [number for number in range(len(self.documents)) if number not in self.drops]
+        return np.flatnonzero(self.phase == 0)
+
+    def limit(self, size: int) -> None:
+        """Keep documents in the order of their sampling points, as many as have at most `size` bytes together."""
+        if self.bytes.sum() <= size:
+            return
+        points = self.column("point", np.float64)
+        order = np.argsort(points, kind="stable")
+        beyond = np.cumsum(self.bytes[order]) > size
+        cut = points[order[beyond]].min()
+        self.phase[points >= cut] = PHASES.index("sample")  # a pair has one point: both go
+        if not len(self.kept()):
+            raise UserError("the sample holds not one document", where="limit_mb", fix="raise `sample` or `limit_mb`")
 
     def decide(self, rules: Filter) -> None:
         """Drop what breaks a rule; raises UserError, with the counts of each rule, if that is everything."""
-        by_class = {code: rules.for_class(code=code) for code in (True, False)}
-        for number, document in enumerate(self.documents):
-            broken = first_broken(document["signals"], by_class[is_code(document["language"])], document["language"])
-            if broken:
-                self.drops[number] = Drop("filter", broken[0].name, explain(*broken))
-        if len(self.drops) == len(self.documents):
-            counts = Counter(drop.reason for drop in self.drops.values()).most_common()
-            first = next(iter(self.drops.values()))
+        first = ""
+        for start, table in self.tables(["id", "language", *self.signals]):
+            languages = table["language"].to_pylist()
+            found = decide({name: table[name].to_numpy() for name in self.signals}, rules, languages=languages,
+                           code=[is_code(language) for language in languages])
+            places = np.array([RULE_NAMES.index(rule.name) for rule in found.rules], np.int16)
+            gone = np.flatnonzero(~found.kept & (self.phase[start:start + len(table)] == 0))
+            self.phase[start + gone] = PHASES.index("filter")
+            self.rule[start + gone] = places[found.first[gone]] if len(gone) else 0
+            if len(gone) and not first:
+                first = f"{table['id'][int(gone[0])].as_py()}: {found.explain(int(gone[0]))}"
+        if not len(self.kept()):
+            counts = Counter(RULE_NAMES[rule] for rule in self.rule[self.rule >= 0].tolist()).most_common()
             off = f"`filter: {{rules: {{{counts[0][0]}: null}}}}`"
             raise UserError(
                 "the filter rejects every document: " + ", ".join(f"{rule} took {n}" for rule, n in counts)
-                + f" (e.g. {self.documents[0]['id']}: {first.detail})",
+                + f" (e.g. {first})",
                 where="filter", fix=f"switch rules off ({off}), loosen their bounds, or set `filter: {{preset: none}}`",
             )
 
     def remove_exact(self) -> None:
-        """Drop all but the best of the documents with equal content."""
-        groups: dict[bytes, list[int]] = {}
-        for number in self._best_first():
-            groups.setdefault(self.documents[number]["content_hash"], []).append(number)
-        for best, *others in groups.values():
-            for number in others:
-                self.links.append((best, number))
-                self.drops[number] = Drop("exact", "exact_duplicate", f"same as {self.documents[best]['id']}")
+        """Drop all but the longest, then the first, of the documents with equal content."""
+        hashes = [hash_columns(table["content_hash"].to_pylist()) for _, table in self.tables(["content_hash"])]
+        self._drop("exact", equal_documents(hashes, self._best_first()), 1.0)
 
-    def remove_near(self, threshold: float, bar: Bar) -> None:
-        """Drop near-duplicates of documents that stay, each verified against the one that stays."""
-        kept = self.kept()
-        sizes = np.array([self.documents[n]["shingles"] for n in kept], np.int64)
-        pairs = candidate_pairs(self._signatures(kept), sizes, threshold)
-        numbers = np.array(kept, np.int64)[pairs]
-        sets = self._shingles({int(n) for n in np.unique(numbers)})
-        for first, second in numbers.tolist():
-            pair = Pair(first, second, jaccard(sets[first], sets[second]))
-            (self.pairs if pair.similarity >= threshold else self.compared).append(pair)
-            bar.advance(1)
-        self.links += [(pair.first, pair.second) for pair in self.pairs]
-        for gone in removals(self._best_first(), self.pairs):
-            detail = f"Jaccard {gone.similarity:.4f} with {self.documents[gone.kept]['id']}"
-            self.drops[gone.document] = Drop("near", "near_duplicate", detail)
+    def remove_near(self, threshold: float, prints: Sequence[Path], folder: Path, bar: Bar) -> None:
+        """Drop near-duplicates of documents that stay, each verified against the one that stays.
+
+        prints: the fingerprints of each unit, made for this threshold. folder: for temporary files.
+        """
+        self.near = near_duplicates([Fingerprints.load(path) for path in prints], ParquetTexts(self.files),
+                                    self._best_first(), threshold, folder=folder, advance=bar.advance)
+        self._drop("near", self.near.kept_for, self.near.similarity[self.near.gone])
 
     def split(self, options: Split, seed: int) -> None:
-        """Name the clusters (by their smallest id) and put every kept document into a split."""
-        roots = connected(len(self.documents), self.links)
-        names: dict[int, str] = {}
-        for number, root in enumerate(roots):
-            names[root] = min(names.get(root, self.documents[number]["id"]), self.documents[number]["id"])
-        self.clusters = [names[root] for root in roots]
+        """Find the clusters and put every kept document into a split."""
+        copies = np.flatnonzero(self.phase == PHASES.index("exact"))
+        links = [np.stack([self.partner[copies], copies], axis=1)]
+        if self.near:
+            links.append(self.near.pairs)
+        self.cluster = components(self.count, np.concatenate(links))
         kept = self.kept()
-        groups = [self._group(n) if options.groups else "" for n in kept]
-        labels = units([self.clusters[n] for n in kept], groups)
+        groups, names = self._groups() if options.groups else (np.full(self.count, -1), [])
+        units = join(self.cluster[kept], groups[kept], len(names))
+        leads, index = np.unique(units, return_inverse=True)
+        labels = self._labels(leads, self.cluster[kept], groups[kept], units, names)
         chosen = assign(labels, seed, options)
-        for number, unit in zip(kept, labels, strict=True):
-            self.splits[number] = chosen[unit]
-            self.unit_bytes[unit] = self.unit_bytes.get(unit, 0) + self.documents[number]["bytes"]
+        self.split_of[kept] = np.array([SPLITS.index(chosen[label]) for label in labels], np.int8)[index]
+        self.unit_bytes = np.bincount(index, weights=self.bytes[kept]).astype(np.int64)
 
-    def _group(self, number: int) -> str:
-        """What the source says belongs together; "" if it says nothing."""
-        group = self.documents[number]["metadata"].get("group", "")
-        return f"{self.documents[number]['source']}/{group}" if group else ""
+    def across(self, pairs: np.ndarray) -> np.ndarray:
+        """(pairs,) bool: whether both documents stay, in different splits."""
+        splits = self.split_of[pairs]
+        return (splits >= 0).all(axis=1) & (splits[:, 0] != splits[:, 1])
 
-    def _best_first(self) -> list[int]:
-        """Kept documents, the longest first; of equally long ones the smallest id."""
-        return sorted(self.kept(), key=lambda n: (-self.documents[n]["bytes"], self.documents[n]["id"]))
+    def _drop(self, phase: str, kept_for: np.ndarray, similarity: Any) -> None:
+        """kept_for: (documents,) the one that stays for each, -1 for those that this phase leaves."""
+        gone = np.flatnonzero(kept_for >= 0)
+        self.phase[gone] = PHASES.index(phase)
+        self.partner[gone] = kept_for[gone]
+        self.similarity[gone] = similarity
 
-    def _signatures(self, wanted: list[int]) -> np.ndarray:
-        """(documents, PERMUTATIONS) uint32."""
-        found = [
-            np.frombuffer(value, np.uint32)
-            for shard in range(self.shards)
-            for value in pq.read_table(self.path(shard), columns=["signature"])["signature"].to_pylist()
-        ]
-        return np.stack([found[n] for n in wanted]) if wanted else np.empty((0, PERMUTATIONS), np.uint32)
+    def _groups(self) -> tuple[np.ndarray, list[str]]:
+        """For each document the number of what its source says belongs together (-1: nothing), and the names."""
+        names: dict[str, int] = {"": -1}
+        found = np.full(self.count, -1, np.int64)
+        for start, table in self.tables(["group"]):
+            values = table["group"].combine_chunks().dictionary_encode()
+            if len(table):
+                local = [names.setdefault(name, len(names) - 1) for name in values.dictionary.to_pylist()]
+                found[start:start + len(table)] = np.array(local)[values.indices.to_numpy()]
+        return found, [name for name in names if name]
 
-    def _shingles(self, wanted: set[int]) -> dict[int, np.ndarray]:
-        """Shingle sets of some documents, from their texts."""
-        found, number = {}, 0
-        for shard in range(self.shards):
-            count = pq.read_metadata(self.path(shard)).num_rows
-            here = [n for n in range(number, number + count) if n in wanted]
-            if here:
-                texts = pq.read_table(self.path(shard), columns=["text"])["text"]
-                found.update({n: shingles(texts[n - number].as_py()) for n in here})
-            number += count
-        return found
+    def _labels(self, leads: np.ndarray, clusters: np.ndarray, groups: np.ndarray, units: np.ndarray,
+                names: list[str]) -> list[str]:
+        """The name of each unit: its first group by name, or else the id of its first document."""
+        smallest: dict[int, str] = {}
+        for unit, group in set(zip(units[groups >= 0].tolist(), groups[groups >= 0].tolist(), strict=True)):
+            smallest[unit] = min(smallest.get(unit, names[group]), names[group])
+        alone = [lead for lead in leads.tolist() if lead not in smallest]
+        ids = self.ids(alone)
+        return [f"group {smallest[lead]}" if lead in smallest else f"cluster {ids[lead]}" for lead in leads.tolist()]
+
+    def _best_first(self) -> np.ndarray:
+        """Kept documents, the longest first; of equally long ones the first that was read."""
+        kept = self.kept()
+        return kept[np.argsort(-self.bytes[kept], kind="stable")]

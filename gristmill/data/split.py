@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.core.seeds import fraction
@@ -39,16 +41,15 @@ class Split:
         return {name: share for name, share in (("test", self.test), ("valid", self.valid)) if share > 0}
 
 
-def units(clusters: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """The name of each document's unit: the first group (or else cluster) by name that it is joined to.
+def join(clusters: np.ndarray, groups: np.ndarray, group_count: int) -> np.ndarray:
+    """The unit of each document: the smallest cluster that it is joined to, through clusters and groups.
 
-    clusters, groups: one a document; an empty group joins nothing.
+    clusters: (documents,) numbers; groups: (documents,) numbers below group_count, -1 joins nothing.
     """
-    labels = [(f"cluster {c}", f"group {g}" if g else "") for c, g in zip(clusters, groups, strict=True)]
-    names = sorted({label for pair in labels for label in pair if label}, key=lambda n: (n.startswith("cluster "), n))
-    number = {name: i for i, name in enumerate(names)}
-    root = connected(len(names), ((number[c], number[g]) for c, g in labels if g))
-    return [names[root[number[cluster]]] for cluster, _ in labels]
+    names, index = np.unique(clusters, return_inverse=True)
+    joining = np.unique(np.stack([index, groups + len(names)], axis=1)[groups >= 0], axis=0)
+    root = connected(len(names) + group_count, joining.tolist())
+    return names[np.array(root, np.int64)[index]] if len(names) else clusters
 
 
 def choose(unit: str, seed: int, shares: Mapping[str, float]) -> str:

@@ -1,34 +1,31 @@
 """The stage `data`: from sources to a corpus artifact.
 
-Phases: collect (read the sources once) -> annotate (normal form, signals, hashes; shards in parallel) -> filter ->
-exact and near duplicates -> split -> write. The first two leave finished shards under `.scratch` and are continued
-after a crash; the others are quick functions of them and are simply done again.
+Phases: read (list the inputs, cut them into units, read units in parallel: normal form, signals, hashes) -> sample ->
+filter -> exact and near duplicates -> split -> write (units in parallel). Every unit that has been read stays under
+`.scratch` and is not read again after a crash; the decisions are quick functions of them and are simply made again.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import xxhash
+from typing import Any, Literal, NoReturn
 
 from gristmill.core.config import config, require, to_plain
+from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
-from gristmill.core.hashing import digest
 from gristmill.core.stage import StageContext, stage
-from gristmill.data.annotate import JOB
-from gristmill.data.collect import Listing, Sample, collect
 from gristmill.data.decide import Filter
+from gristmill.data.executors import run_tasks
 from gristmill.data.normalise import Normalise
+from gristmill.data.read import JOB, signal_columns
 from gristmill.data.selection import Selection
 from gristmill.data.sources import Source, source_names
-from gristmill.data.sources.files import common_folder
 from gristmill.data.split import Split
-from gristmill.data.workers import run_tasks
+from gristmill.data.units import Listing
 from gristmill.data.write import write_corpus
 
 
@@ -45,7 +42,7 @@ class Dedup:
         require(self.near is None or 0.3 <= self.near <= 1, "near", "must be between 0.3 and 1, or null")
 
 
-@stage(kind="data", produces="corpus", semantics_version=1)
+@stage(kind="data", produces="corpus", semantics_version=2)
 class Data:
     """Read sources, clean, filter and deduplicate them, and split them for training and evaluation."""
 
@@ -64,7 +61,7 @@ class Data:
     sample: float = 1.0
     """Share of the documents that is taken, chosen by the hash of their ids."""
     limit_mb: float | None = None
-    """Take about this many MB of text: lowers `sample` accordingly. null takes all."""
+    """Take at most this many MB of text, chosen by the hash of the ids. null takes all."""
 
     def __post_init__(self) -> None:
         require(len(self.sources) > 0, "sources", "name at least one source")
@@ -77,75 +74,120 @@ class Data:
 
         For the stage's identity: the same recipe over changed files is not the same corpus.
         """
-        contents = []
-        for name, _, files in Listing(self.sources).parts:
-            base = common_folder(files)
-            contents.append([name, {file.relative_to(base).as_posix(): _file_digest(file) for file in files}])
-        return digest(contents)
+        return Listing(self.sources).fingerprint()
 
     def run(self, context: StageContext) -> Mapping[str, Any]:
         """Make the corpus in `context.work`.
 
-        Raises UserError for missing files, for sources without a document, and when the rules leave nothing.
+        Raises UserError for missing inputs, for sources without a document, and when the rules leave nothing.
         """
         listing = Listing(self.sources)
-        sample = self._sample(listing, context.seed)
-        folder = self._scratch(context, listing)
         clock = _Clock()
-        counts = collect(listing, folder / "collected", sample, context.progress)
-        clock.lap("collect", counts["bytes"])
-        steps = self._annotate(folder, counts, context)
-        clock.lap("annotate", counts["bytes"])
-        selection = Selection(folder / "annotated", counts["shards"])
+        units = self._read(listing, context)
+        read = _by_source(listing, units)
+        size = sum(counts["bytes"] for counts in read.values())
+        clock.lap("read", size)
+        if not any(counts["documents"] for counts in read.values()):
+            _refuse_empty(read, self)
+        selection = Selection([unit.documents for unit in units])
         with context.progress.bar("deduplicate", None, "pairs") as bar:
+            if self.limit_mb is not None:
+                selection.limit(int(self.limit_mb * 1e6))
             selection.decide(self.filter)
-            clock.lap("filter", counts["bytes"])
+            clock.lap("filter", size)
             if self.dedup.exact:
                 selection.remove_exact()
             if self.dedup.near is not None:
-                selection.remove_near(self.dedup.near, bar)
-            clock.lap("dedup", counts["bytes"])
+                selection.remove_near(self.dedup.near, [unit.fingerprints for unit in units], context.scratch, bar)
+            clock.lap("dedup", size)
             selection.split(self.split, context.seed)
-        clock.lap("split", counts["bytes"])
-        metrics = write_corpus(self, context, selection, counts, folder)
-        clock.lap("write", counts["bytes"])
-        write_json(context.telemetry / "data.json", {"phases": clock.laps, "annotate_steps": steps})
+        clock.lap("split", size)
+        metrics = write_corpus(self, context, selection, [unit.rejects for unit in units], read)
+        clock.lap("write", size)
+        steps = Counter[str]()
+        for unit in units:
+            steps.update(unit.result["seconds"])
+        write_json(context.telemetry / "data.json", {"phases": clock.laps, "read_steps": dict(steps)})
         return metrics
 
-    def _sample(self, listing: Listing, seed: int) -> Sample:
-        limit = int(self.limit_mb * 1e6) if self.limit_mb is not None else None
-        share = min(self.sample, limit / max(listing.bytes, 1)) if limit is not None else self.sample
-        return Sample(share, limit, seed)
-
-    def _scratch(self, context: StageContext, listing: Listing) -> Path:
-        """The folder of unfinished work; what was begun with another config or other files is thrown away."""
+    def _read(self, listing: Listing, context: StageContext) -> list[Finished]:
+        """Every unit read; those that an interrupted run has finished are taken as they are."""
         version = type(self).semantics_version  # type: ignore[attr-defined]
-        plan = digest([version, to_plain(self), context.seed, listing.marks()])
-        mark = context.scratch / "plan.json"
-        if not mark.exists() or read_json(mark) != plan:
-            shutil.rmtree(context.scratch)
-            write_json(context.scratch / "plan.json", plan)
-        return context.scratch
+        options = {"normalise": to_plain(self.normalise), "languages": self.languages,
+                   "near": self.dedup.near, "share": self._share(listing), "seed": context.seed,
+                   "lines": list(self.filter.line_filters(code=False)), "compat": self.filter.compat,
+                   "bad_words": self.filter.bad_words,
+                   "signals": signal_columns(self.filter.compat, self.filter.bad_words)}
+        folder = context.scratch / "units"
+        units = listing.units()
+        targets = [folder / f"{number:05d}-{listing.identity(unit, [version, options])[:20]}"
+                   for number, unit in enumerate(units)]
+        wanted = {target.name for target in targets}
+        for path in folder.glob("*"):  # begun with another config or with other files
+            if path.name.split(".")[0] not in wanted:
+                path.unlink()
+        tasks = [
+            {"source": to_plain(listing.sources[unit.source]), "name": listing.names[unit.source],
+             "parts": unit.plain(), "target": str(target), "options": options}
+            for unit, target in zip(units, targets, strict=True) if not Path(f"{target}.json").exists()
+        ]
+        with context.progress.bar("read and measure", len(tasks), "units") as bar:
+            run_tasks(JOB, tasks, context.runtime, lambda task, result: bar.advance(
+                1, note=f"{task['name']}: {result['counts']['documents']} documents"))
+        return [Finished(unit.source, target, read_json(Path(f"{target}.json")))
+                for unit, target in zip(units, targets, strict=True)]
 
-    def _annotate(self, folder: Path, counts: dict[str, Any], context: StageContext) -> dict[str, float]:
-        near = self.dedup.near is not None
-        options = {"normalise": to_plain(self.normalise), "languages": self.languages, "near": near}
-        tasks = []
-        for number in range(counts["shards"]):
-            target = folder / "annotated" / f"{number:05d}.parquet"
-            if not target.exists():
-                source = folder / "collected" / f"documents-{number:05d}.parquet"
-                tasks.append({"source": str(source), "target": str(target), "options": options})
-        seconds: dict[str, float] = {}
+    def _share(self, listing: Listing) -> float:
+        """The share of documents that is read in; more than enough for limit_mb, which is then kept to the byte."""
+        if self.limit_mb is None:
+            return self.sample
+        room = 8 if listing.compressed else 2
+        return min(self.sample, room * self.limit_mb * 1e6 / max(listing.bytes, 1))
 
-        def done(task: dict[str, Any], result: dict[str, Any]) -> None:
-            bar.advance(result["bytes"] / 1e6)
-            for step, spent in result["seconds"].items():
-                seconds[step] = seconds.get(step, 0.0) + spent
 
-        with context.progress.bar("normalise and measure", counts["bytes"] / 1e6, "MB") as bar:
-            run_tasks(JOB, tasks, context.runtime.workers, done)
-        return seconds
+@dataclass(frozen=True)
+class Finished:
+    """A unit that has been read."""
+
+    source: int
+    target: Path
+    result: dict[str, Any]
+
+    @property
+    def documents(self) -> Path:
+        return Path(f"{self.target}.documents.parquet")
+
+    @property
+    def rejects(self) -> Path:
+        return Path(f"{self.target}.rejects.parquet")
+
+    @property
+    def fingerprints(self) -> Path:
+        return Path(f"{self.target}.fingerprints")
+
+
+def _by_source(listing: Listing, units: Sequence[Finished]) -> dict[str, dict[str, int]]:
+    """source -> what was counted while it was read."""
+    found = {name: Counter[str](inputs=len(items), documents=0, bytes=0, unreadable=0)
+             for name, items in zip(listing.names, listing.inputs, strict=True)}
+    for unit in units:
+        counts = {name: n for name, n in unit.result["counts"].items() if name != "inputs"}
+        found[listing.names[unit.source]].update(counts)
+    return {name: dict(sorted(counts.items())) for name, counts in found.items()}
+
+
+def _refuse_empty(sources: Mapping[str, Mapping[str, int]], stage: Data) -> NoReturn:
+    unreadable = Counter[str]()
+    for counts in sources.values():
+        unreadable.update({k.removeprefix("reason "): n for k, n in counts.items() if k.startswith("reason ")})
+    listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.most_common())
+    where = f"sources: {', '.join(sources)}"
+    if listed:
+        raise UserError(f"not one document could be read ({listed})", where=where,
+                        fix="check the files' format and `column`")
+    if any(counts.get("not_sampled") for counts in sources.values()):
+        raise UserError("the sample holds not one document", where=where, fix="raise `sample` or `limit_mb`")
+    raise UserError("the sources hold no documents", where=where, fix="name files with text in them")
 
 
 class _Clock:
@@ -159,11 +201,3 @@ class _Clock:
         now = time.perf_counter()
         spent, self.last = now - self.last, now
         self.laps.append({"phase": phase, "seconds": spent, "mb_per_second": size / 1e6 / max(spent, 1e-9)})
-
-
-def _file_digest(path: Path) -> str:
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()

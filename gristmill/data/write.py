@@ -1,153 +1,224 @@
-"""The last phase: documents by split, rejects, funnel, data card and examples, written into the artifact."""
+"""The last phase: documents by split, rejects, funnel, data card and examples, written into the artifact.
+
+Every unit writes its own shards (`train-00003.parquet` holds what unit 3 gave to train), in any order.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gristmill.core.config import to_plain
 from gristmill.core.files import write_json
 from gristmill.core.seeds import fraction
 from gristmill.core.stage import StageContext
 from gristmill.data.card import data_card
+from gristmill.data.decide import Filter, Rule, explain
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, write_shard
-from gristmill.data.funnel import Funnel, histogram, leakage, tally
-from gristmill.data.selection import Selection
-from gristmill.data.sources import source_names
+from gristmill.data.executors import run_tasks
+from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
+from gristmill.data.histograms import signal_histograms
+from gristmill.data.normalise import is_code
+from gristmill.data.read import LEAKAGE_SAMPLED, MEASURED, Rows
+from gristmill.data.selection import PHASES, RULE_NAMES, Selection
 
 if TYPE_CHECKING:
     from gristmill.data.stage import Data
 
-SHARD_BYTES = 64 << 20
-"""Text in a shard of the corpus."""
+JOB = f"{__name__}:write_unit"
 KEPT_EXAMPLES, REJECTED_EXAMPLES, EXAMPLE_CHARACTERS = 8, 3, 700
+MOST_NGRAMS = 20_000_000
+"""Hashes of n-grams that are held at a time to measure leakage: of a larger corpus, fewer of each document."""
+DECIDED = pa.schema([
+    pa.field("phase", pa.int8()), pa.field("rule", pa.int16()), pa.field("partner", pa.string()),
+    pa.field("similarity", pa.float32()), pa.field("cluster", pa.string()), pa.field("split", pa.string()),
+])
+"""What was decided about the documents of a unit. partner, cluster: ids; null is the document's own."""
 
 
-def write_corpus(stage: Data, context: StageContext, selection: Selection, counts: dict[str, Any],
-                 folder: Path) -> dict[str, Any]:
-    """Write the payload; gives the metrics for the record."""
+def write_corpus(stage: Data, context: StageContext, selection: Selection, unreadable: Sequence[Path],
+                 read: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the payload; gives the metrics for the record.
+
+    unreadable: the rejects of each unit. read: source -> counts of the first pass.
+    """
     for name in ("documents", "rejects"):  # what an interrupted run may have left
         shutil.rmtree(context.work / name, ignore_errors=True)
-    writers = {split: _Writer(context.work / "documents", split, SCHEMA) for split in SPLITS}
-    rejects = _Writer(context.work / "rejects", "rejects", REJECTS_SCHEMA)
-    (context.work / "rejects").mkdir(parents=True)
+        (context.work / name).mkdir(parents=True)
+    folder = context.scratch / "decided"
+    tasks = []
+    for number, (path, decided) in enumerate(zip(selection.files, _decided(selection), strict=True)):
+        write_shard(folder / f"{number:05d}.parquet", decided, DECIDED)
+        tasks.append({
+            "measured": str(path), "unreadable": str(unreadable[number]), "target": str(context.work), "number": number,
+            "decided": str(folder / f"{number:05d}.parquet"), "seed": context.seed, "filter": to_plain(stage.filter),
+        })
+    found: dict[int, dict[str, Any]] = {}
+    with context.progress.bar("write", selection.count, "documents") as bar:
+        def done(task: dict[str, Any], result: dict[str, Any]) -> None:
+            found[task["number"]] = result
+            bar.advance(result["documents"])
+
+        run_tasks(JOB, tasks, context.runtime, done)
+    tally: Tally = {}
     examples = _Examples(context.seed)
-    unreadable = []
-    for row in _unreadable(folder, counts["reject_shards"]):
-        unreadable.append((row["source"], row["reason"], len(row["text"].encode())))
-        rejects.add(row)
-        examples.reject(row)
-    with context.progress.bar("write", len(selection.documents), "documents") as bar:
-        for number, row in _annotated(selection):
-            bar.advance(1)
-            row["cluster"], row["split"] = selection.clusters[number], selection.splits.get(number, "")
-            if drop := selection.drops.get(number):
-                row |= {"reason": drop.reason, "detail": drop.detail}
-                rejects.add(row)
-                examples.reject(row)
-            else:
-                writers[row["split"]].add(row)
-                examples.keep(row)
-    for writer in (*writers.values(), rejects):
-        writer.close()
-    funnel = _funnel(selection, counts, unreadable)
-    write_json(context.work / "funnel.json", funnel)
+    for number in sorted(found):
+        merge(tally, found[number]["tally"])
+        examples.merge(found[number]["examples"])
+    described = funnel(tally, read, _clusters(selection), _leakage(selection))
+    write_json(context.work / "funnel.json", described)
     write_json(context.work / "examples.json", examples.chosen())
-    kept = [
-        {"source": d["source"], "language": d["language"], "bytes": d["bytes"],
-         "license": d["metadata"].get("license", "unknown")}
-        for d in (selection.documents[n] for n in selection.kept())
-    ]
-    sources = list(zip(source_names(stage.sources), stage.sources, strict=True))
-    write_json(context.work / "card.json", data_card(sources, stage, kept, funnel))
+    rules = {rule.name: rule for code in (False, True) for rule in stage.filter.for_class(code=code)}
+    write_json(context.work / "signals.json", signal_histograms(selection, selection.signals, list(rules.values())))
+    write_json(context.work / "card.json", data_card(stage, tally, described))
     return {
-        "documents": len(kept), "bytes": sum(d["bytes"] for d in kept), "splits": funnel["splits"],
-        "rejected": len(unreadable) + len(selection.drops), "reasons": funnel["reasons"], "leakage": funnel["leakage"],
+        "documents": len(selection.kept()), "bytes": int(selection.bytes[selection.kept()].sum()),
+        "splits": described["splits"], "reasons": described["reasons"], "leakage": described["leakage"],
+        "rejected": sum(count["documents"] for count in described["reasons"].values()),
     }
 
 
-def _funnel(selection: Selection, counts: dict[str, Any], unreadable: list[tuple[str, str, int]]) -> dict[str, Any]:
-    documents, drops, kept = selection.documents, selection.drops, selection.kept()
-    funnel = Funnel()
-    alive = list(range(len(documents)))
-    funnel.phase("collect", [(d["source"], d["bytes"]) for d in documents], unreadable)
-    for phase in ("filter", "exact", "near"):
-        gone = [n for n in alive if n in drops and drops[n].phase == phase]
-        lost = set(gone)
-        alive = [n for n in alive if n not in lost]
-        funnel.phase(phase, [(documents[n]["source"], documents[n]["bytes"]) for n in alive],
-                     [(documents[n]["source"], drops[n].reason, documents[n]["bytes"]) for n in gone])
-    splits = tally((selection.splits[n], documents[n]["bytes"]) for n in kept)
-    members: dict[str, int] = {}
-    for name in selection.clusters:
-        members[name] = members.get(name, 0) + 1
-    across = [p.similarity for p in selection.compared
-              if p.first in selection.splits and p.second in selection.splits
-              and selection.splits[p.first] != selection.splits[p.second]]
+def _decided(selection: Selection) -> Any:
+    """The decisions as one table a unit."""
+    elsewhere = selection.cluster != np.arange(selection.count)
+    dropped = selection.partner >= 0
+    ids = selection.ids([*selection.cluster[elsewhere].tolist(), *selection.partner[dropped].tolist()])
+    for start, stop in zip(selection.starts[:-1].tolist(), selection.starts[1:].tolist(), strict=True):
+        here = slice(start, stop)
+        splits = [SPLITS[split] if split >= 0 else "" for split in selection.split_of[here].tolist()]
+        yield pa.table({
+            "phase": selection.phase[here], "rule": selection.rule[here],
+            "partner": pa.array([ids.get(n) for n in selection.partner[here].tolist()], pa.string()),
+            "similarity": selection.similarity[here],
+            "cluster": pa.array([ids[n] if n != start + i else None
+                                 for i, n in enumerate(selection.cluster[here].tolist())], pa.string()),
+            "split": splits,
+        }, schema=DECIDED)
+
+
+def write_unit(*, measured: str, unreadable: str, decided: str, target: str, number: int, seed: int,
+               filter: dict[str, Any]) -> dict[str, Any]:
+    """Write the shards of one unit; gives its number of documents, its tally and its examples."""
+    documents, decisions = pq.ParquetFile(measured), pq.read_table(decided)
+    signals = [name for name in documents.schema_arrow.names if name not in MEASURED.names]
+    rules = {code: {rule.name: rule for rule in Filter(**filter).for_class(code=code)} for code in (True, False)}
+    tally, examples = Tally(), _Examples(seed)
+    with _Outputs(Path(target), number) as outputs:
+        for row in pq.read_table(unreadable).to_pylist():
+            count(tally, ("dropped", "collect", row["source"], row["reason"]), len(row["text"].encode()))
+            examples.reject(row)
+            outputs.reject(row)
+        start = 0
+        for batch in documents.iter_batches(batch_size=1024, columns=[*READ, *signals]):
+            choices = decisions.slice(start, len(batch))
+            start += len(batch)
+            stays = pc.equal(choices["phase"], 0)
+            table = pa.Table.from_batches([batch.select(READ)])
+            table = table.append_column("cluster", pc.coalesce(choices["cluster"], table["id"]))
+            table = table.append_column("split", choices["split"])
+            for split in SPLITS:
+                part = table.filter(pc.and_(stays, pc.equal(choices["split"], split)))
+                outputs.write(split, part.select(SCHEMA.names))
+            for number, row in enumerate(table.drop_columns(["text"]).to_pylist()):
+                if choices["phase"][number].as_py() == 0:
+                    _keep(tally, row, batch["length_v1.characters"][number].as_py())
+                    examples.keep(row, batch["text"][number])
+                    continue
+                row["text"] = batch["text"][number].as_py()
+                phase, row["reason"], row["detail"] = _why(
+                    choices.slice(number, 1).to_pylist()[0], batch, number, rules[is_code(row["language"])])
+                count(tally, ("dropped", phase, row["source"], row["reason"]), row["bytes"])
+                examples.reject(row)
+                outputs.reject(row)
+    return {"documents": start, "tally": tally, "examples": examples.points()}
+
+
+READ = ["id", "text", "source", "domain", "language", "metadata", "bytes"]
+
+
+def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapping[str, Rule]) -> tuple[str, str, str]:
+    """(phase, reason, detail) of a document that goes."""
+    phase = PHASES[choice["phase"]]
+    if phase == "filter":
+        rule = rules[RULE_NAMES[choice["rule"]]]
+        return phase, rule.name, explain(rule, batch[rule.signal][number].as_py())
+    if phase == "exact":
+        return phase, "exact_duplicate", f"same as {choice['partner']}"
+    if phase == "near":
+        return phase, "near_duplicate", f"Jaccard {choice['similarity']:.4f} with {choice['partner']}"
+    return phase, "beyond_limit", "the sample is as large as limit_mb allows"
+
+
+def _keep(tally: Tally, row: dict[str, Any], characters: float) -> None:
+    license = str(json.loads(row["metadata"]).get("license", "unknown")) if row["metadata"] else "unknown"
+    source = row["source"]
+    for place in (("kept", source), ("splits", row["split"]), ("languages", row["language"]),
+                  ("domains", row["domain"]), ("licenses", source, license),
+                  ("source_languages", source, row["language"]), ("lengths", str(length_bin(characters)))):
+        count(tally, place, row["bytes"])
+
+
+def _clusters(selection: Selection) -> dict[str, Any]:
+    sizes = np.bincount(selection.cluster, minlength=1)
+    near = selection.near
+    across = selection.across(near.pairs) if near else np.zeros(0, bool)
+    unlike = near.refused_similarities[selection.across(near.refused)] if near else np.zeros(0)
     return {
-        "read": counts["sources"],
-        "bytes_read": counts["bytes"],
-        "phases": funnel.phases,
-        "reasons": tally([*((drops[n].reason, documents[n]["bytes"]) for n in sorted(drops)),
-                          *((reason, size) for _, reason, size in unreadable)]),
-        "splits": {name: splits.get(name, {"documents": 0, "bytes": 0}) for name in SPLITS},
-        "units": {"number": len(selection.unit_bytes), "largest_bytes": max(selection.unit_bytes.values(), default=0)},
-        "languages": tally((documents[n]["language"], documents[n]["bytes"]) for n in kept),
-        "domains": tally((documents[n]["domain"], documents[n]["bytes"]) for n in kept),
-        "lengths": histogram([int(documents[n]["signals"]["length_v1.characters"]) for n in kept]),
+        "units": {"number": len(selection.unit_bytes), "largest_bytes": int(selection.unit_bytes.max(initial=0))},
         "clusters": {
-            "of_several": sum(size > 1 for size in members.values()), "largest": max(members.values(), default=0),
-            "candidates": len(selection.pairs) + len(selection.compared), "verified": len(selection.pairs),
+            "of_several": int((sizes > 1).sum()), "largest": int(sizes.max()),
+            "candidates": len(near.pairs) + len(near.refused) if near else 0,
+            "verified": len(near.pairs) if near else 0,
         },
-        "leakage": {
-            "unit": "share of word 13-grams of a split that also occur in train",
-            **leakage([documents[n]["ngrams"] for n in kept], [selection.splits[n] for n in kept]),
-            "near_duplicates_across_splits": sum(
-                p.first in selection.splits and p.second in selection.splits
-                and selection.splits[p.first] != selection.splits[p.second] for p in selection.pairs),
-            "highest_similarity_across_splits": round(max(across, default=0.0), 6),
-        },
+        "near_duplicates_across_splits": int(across.sum()),
+        "highest_similarity_across_splits": round(float(unlike.max(initial=0.0)), 6),
     }
 
 
-def _annotated(selection: Selection) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    for shard in range(selection.shards):
-        for row in pq.read_table(selection.path(shard), columns=SCHEMA.names).to_pylist():
-            yield number, row
-            number += 1
+def _leakage(selection: Selection) -> dict[str, Any]:
+    """Shared n-grams of the splits, of as many n-grams as fit into memory."""
+    sizes = (pc.sum(pc.binary_length(table["ngrams"])).as_py() for _, table in selection.tables(["ngrams"]))
+    thinner = 1 << (sum(size or 0 for size in sizes) // 8 // MOST_NGRAMS).bit_length()
+    return {"sampled": LEAKAGE_SAMPLED * thinner, **leakage(
+        lambda: ((np.frombuffer(grams, np.uint64), split)
+                 for start, table in selection.tables(["ngrams"])
+                 for grams, split in zip(table["ngrams"].to_pylist(),
+                                         selection.split_of[start:start + len(table)].tolist(), strict=True)),
+        LEAKAGE_SAMPLED * thinner)}
 
 
-def _unreadable(folder: Path, shards: int) -> Iterator[dict[str, Any]]:
-    for shard in range(shards):
-        yield from pq.read_table(folder / "collected" / f"rejects-{shard:05d}.parquet").to_pylist()
+class _Outputs(contextlib.AbstractContextManager["_Outputs"]):
+    """The shards of one unit: one a split that it has documents for, and one of its rejects."""
 
+    def __init__(self, target: Path, number: int) -> None:
+        self.target, self.number = target, number
+        self.files: dict[str, Rows] = {}
 
-class _Writer:
-    """Rows into shards `<name>-00000.parquet`, ordered by id within each."""
+    def _file(self, name: str) -> Rows:
+        if name not in self.files:
+            folder, schema = ("rejects", REJECTS_SCHEMA) if name == "rejects" else ("documents", SCHEMA)
+            self.files[name] = Rows(self.target / folder / f"{name}-{self.number:05d}.parquet", schema).__enter__()
+        return self.files[name]
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
-        self.folder, self.name, self.schema = folder, name, schema
-        self.rows: list[dict[str, Any]] = []
-        self.size = self.written = 0
+    def write(self, split: str, table: pa.Table) -> None:
+        if len(table):
+            self._file(split).write_table(table)
 
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self.size += len(row["text"])
-        if self.size >= SHARD_BYTES:
-            self.close()
+    def reject(self, row: dict[str, Any]) -> None:
+        self._file("rejects").write([row])
 
-    def close(self) -> None:
-        """Write what is pending."""
-        if self.rows:
-            self.rows.sort(key=lambda row: row["id"])
-            write_shard(self.folder / f"{self.name}-{self.written:05d}.parquet", self.rows, self.schema)
-            self.rows, self.size, self.written = [], 0, self.written + 1
+    def __exit__(self, *about: Any) -> None:
+        for file in self.files.values():
+            file.__exit__(*about)
 
 
 class _Examples:
@@ -155,25 +226,38 @@ class _Examples:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.kept: list[tuple[float, dict[str, Any]]] = []
-        self.rejected: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+        self.kept: list[list[Any]] = []
+        self.rejected: dict[str, list[list[Any]]] = {}
 
-    def keep(self, row: dict[str, Any]) -> None:
-        self._add(self.kept, row, KEPT_EXAMPLES, ("split", "cluster"))
+    def keep(self, row: dict[str, Any], text: pa.StringScalar) -> None:
+        self._add(self.kept, row, text, KEPT_EXAMPLES, ("split", "cluster"))
 
     def reject(self, row: dict[str, Any]) -> None:
-        self._add(self.rejected.setdefault(row["reason"], []), row, REJECTED_EXAMPLES, ("detail",))
+        self._add(self.rejected.setdefault(row["reason"], []), row, row["text"], REJECTED_EXAMPLES, ("detail",))
 
-    def _add(self, chosen: list[tuple[float, dict[str, Any]]], row: dict[str, Any], count: int,
-             extra: tuple[str, ...]) -> None:
+    def merge(self, other: dict[str, Any]) -> None:
+        """Take over what another unit chose."""
+        self._best(self.kept, other["kept"], KEPT_EXAMPLES)
+        for reason, found in other["rejected"].items():
+            self._best(self.rejected.setdefault(reason, []), found, REJECTED_EXAMPLES)
+
+    def _add(self, chosen: list[list[Any]], row: dict[str, Any], text: Any, most: int, extra: tuple[str, ...]) -> None:
         point = fraction(self.seed, "example", row["id"])
-        if len(chosen) == count and point >= chosen[-1][0]:
+        if len(chosen) == most and point >= chosen[-1][0]:
             return
         shown = {key: row[key] for key in ("id", "source", "domain", "language", *extra)}
-        text, metadata = row["text"][:EXAMPLE_CHARACTERS], json.loads(row["metadata"] or "{}")
-        chosen.append((point, {**shown, "metadata": metadata, "text": text}))
+        shown["metadata"] = json.loads(row["metadata"] or "{}")
+        shown["text"] = (text if isinstance(text, str) else text.as_py())[:EXAMPLE_CHARACTERS]
+        self._best(chosen, [[point, shown]], most)
+
+    def _best(self, chosen: list[list[Any]], more: Sequence[Any], most: int) -> None:
+        chosen += more
         chosen.sort(key=lambda item: (item[0], item[1]["id"]))
-        del chosen[count:]
+        del chosen[most:]
+
+    def points(self) -> dict[str, Any]:
+        """What `merge` of another takes."""
+        return {"kept": self.kept, "rejected": self.rejected}
 
     def chosen(self) -> dict[str, Any]:
         """{kept: [...], rejected: {reason: [...]}}"""

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
-from gristmill.data.split import Split, assign, units
+from gristmill.data.split import Split, assign, join
 
 NAMES = [f"cluster doc{i}" for i in range(2000)]
 
@@ -36,9 +37,10 @@ def test_too_few_documents_is_refused() -> None:
 
 
 def test_units_join_clusters_and_groups() -> None:
-    clusters = ["a", "a", "b", "c", "d"]
-    groups = ["", "json", "json", "", "xml"]
-    assert units(clusters, groups) == ["group json", "group json", "group json", "cluster c", "group xml"]
+    clusters = np.array([0, 0, 2, 3, 4, 5, 9])
+    groups = np.array([-1, 0, 0, -1, 1, 2, 1])  # the cluster 0 and the document 2 share a group, 4 and 9 another
+    assert join(clusters, groups, 3).tolist() == [0, 0, 0, 3, 4, 5, 4]
+    assert join(np.zeros(0, np.int64), np.zeros(0, np.int64), 0).tolist() == []
 
 
 @pytest.mark.parametrize("bad", [{"valid": 0.6}, {"test": -0.1}, {"valid": 0.5, "test": 0.5}])

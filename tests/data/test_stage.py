@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from gristmill.core.errors import InternalError, MachineError, UserError
+from gristmill.core.errors import MachineError, UserError
 from gristmill.core.hashing import digest_folder
 from gristmill.core.stage import Runtime, StageContext
-from gristmill.data import annotate, collect, stage, workers, write
+from gristmill.data import read, stage, units, write
 from gristmill.data.decide import Filter
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, iterate_documents, read_documents
 from gristmill.data.sources import Files, PythonStdlib
@@ -68,7 +68,8 @@ def test_the_payload(texts: Path, tmp_path: Path) -> None:
     assert reasons["files/binary.txt"][0] == "unreadable_bytes"
     assert reasons["files/short.txt"] == ("min_words", "length_v1.words is 2, below 50")
     assert reasons["files/empty.txt"][0] == "min_characters"
-    assert reasons["files/lines.jsonl#2"][0] == "broken_record"
+    offset = len(json.dumps({"text": text(99)})) + 1
+    assert reasons[f"files/lines.jsonl@{offset}"][0] == "broken_record"
     assert [i for i, r in reasons.items() if r[0] == "exact_duplicate"] == ["files/03.txt", "files/copy_b.txt"]
     near = {i: r[1] for i, r in reasons.items() if r[0] == "near_duplicate"}
     assert sorted(near) == ["files/05.txt", "files/06.txt"]
@@ -98,33 +99,54 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("target", "after"), [
-    ("collect.write_shard", 0), ("collect.write_shard", 2), ("collect.write_json", 0), ("annotate.write_shard", 0),
-    ("annotate.write_shard", 2), ("write.write_shard", 1), ("write.write_json", 0), ("write.write_json", 2),
-    ("stage.write_json", 0), ("stage.write_json", 1),
+    ("read.Rows._flush", 0), ("read.Rows._flush", 7), ("read.write_json", 0), ("read.write_json", 3),
+    ("write.write_shard", 1), ("write.Rows.write_table", 4), ("write.write_json", 0), ("write.write_json", 2),
+    ("stage.write_json", 0),
 ])
 def test_killed_anywhere_and_run_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, after: int
 ) -> None:
-    monkeypatch.setattr(collect, "SHARD_BYTES", 4000)
-    monkeypatch.setattr(write, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(units, "UNIT_BYTES", 4000)
     run(tmp_path / "whole", data(texts))
-    module = {"collect": collect, "annotate": annotate, "write": write, "stage": stage}[target.split(".")[0]]
-    name, calls = target.split(".")[1], 0
-    original = getattr(module, name)
+    module, *owners, name = target.split(".")
+    owner, calls = {"read": read, "write": write, "stage": stage}[module], 0
+    for part in owners:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
 
-    def killed(path: Path, *rest: Any) -> None:
+    def killed(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > after:
             raise Killed
-        original(path, *rest)
+        original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, killed)
+        patch.setattr(owner, name, killed)
         with pytest.raises(Killed):
             run(tmp_path / "again", data(texts))
     run(tmp_path / "again", data(texts))
     assert digest_folder(tmp_path / "again") == digest_folder(tmp_path / "whole")
+
+
+def test_finished_units_are_not_read_again(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "UNIT_BYTES", 4000)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(tmp_path / "again", data(texts))
+    (texts / "00.txt").write_text(text(1000))
+    read_again = []
+    whole = stage.run_tasks
+
+    def counted(job: str, tasks: Any, *rest: Any) -> None:
+        read_again.extend(tasks if job == read.JOB else [])
+        whole(job, tasks, *rest)
+
+    monkeypatch.setattr(stage, "run_tasks", counted)
+    run(tmp_path / "again", data(texts))
+    assert len(read_again) == 1
+    assert read_again[0]["parts"][0][1] == "00.txt"
 
 
 def test_work_begun_with_another_config_is_not_continued(
@@ -140,18 +162,22 @@ def test_work_begun_with_another_config_is_not_continued(
 
 
 def test_any_number_of_workers(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(units, "UNIT_BYTES", 4000)
     first = run(tmp_path / "one", data(texts), 1)
     assert run(tmp_path / "three", data(texts), 3) == first
     assert digest_folder(tmp_path / "three") == digest_folder(tmp_path / "one")
 
 
-def test_errors_of_workers_arrive() -> None:
-    tasks = [{"source": f"/nowhere/{i}", "target": "x", "options": {"normalise": {}}} for i in range(2)]
-    with pytest.raises(InternalError, match="FileNotFoundError"):
-        workers.run_tasks(annotate.JOB, tasks, 2, lambda *_: None)
-    with pytest.raises(MachineError, match="worker process died"):
-        workers.run_tasks("os:abort", [{}, {}], 2, lambda *_: None)
+def test_the_size_of_units_changes_no_document(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (1500, 1 << 24):
+        monkeypatch.setattr(units, "UNIT_BYTES", size)
+        folder = tmp_path / str(size)
+        metrics = run(folder, data(texts))
+        documents = {s: list(iterate_documents(folder, s)) for s in ("train", "valid", "test")}
+        reports = [(folder / name).read_text() for name in ("funnel.json", "examples.json", "card.json")]
+        found.append((metrics, documents, reports))
+    assert found[0] == found[1]
 
 
 def test_a_sample_is_a_part_of_the_whole_and_limits_hold(texts: Path, tmp_path: Path) -> None:
@@ -163,6 +189,11 @@ def test_a_sample_is_a_part_of_the_whole_and_limits_hold(texts: Path, tmp_path: 
     assert len(some - everything) <= 2  # whose longer duplicate was not sampled
     limited = run(tmp_path / "limited", data(texts, limit_mb=0.01))
     assert 3_000 < limited["bytes"] <= 10_000
+    less = run(tmp_path / "less", data(texts, limit_mb=0.006))
+    chosen = [{d["id"] for s in ("train", "valid", "test") for d in iterate_documents(tmp_path / name, s)}
+              for name in ("less", "limited")]
+    assert chosen[0] < chosen[1]
+    assert less["reasons"]["beyond_limit"]["documents"] > 0
 
 
 def test_fingerprint_follows_the_contents(texts: Path) -> None:
@@ -228,11 +259,11 @@ KILLED = """
 import sys
 from pathlib import Path
 from gristmill.core.stage import Runtime, StageContext
-from gristmill.data import collect
+from gristmill.data import units
 from gristmill.data.sources import PythonStdlib
 from gristmill.data.stage import Data
 
-collect.SHARD_BYTES = 200_000
+units.UNIT_BYTES = 1_000_000
 work = Path(sys.argv[1])
 context = StageContext(name="t/corpus@1", seed=1, work=work, cache=work, runtime=Runtime(workers=2))
 Data(sources=[PythonStdlib()], limit_mb=2).run(context)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 
-def length_v1(text: str) -> dict[str, float]:
+from gristmill.data.signals.batch import Batch, maxima, share, sums
+from gristmill.data.signals.signal import signal
+
+
+@signal
+def length_v1(batch: Batch) -> dict[str, np.ndarray]:
     """characters; words (split at white space); lines (that are not blank); mean and longest line in characters;
     mean_word_length in characters. All are 0 for empty text."""
-    lines = [len(line) for line in text.split("\n") if line and not line.isspace()]
-    words = text.split()
     return {
-        "characters": len(text),
-        "words": len(words),
-        "lines": len(lines),
-        "mean_line_length": sum(lines) / len(lines) if lines else 0.0,
-        "max_line_length": max(lines, default=0),
-        "mean_word_length": sum(map(len, words)) / len(words) if words else 0.0,
+        "characters": batch.characters,
+        "words": batch.word_counts,
+        "lines": batch.line_counts,
+        "mean_line_length": share(sums(batch.line_sizes, batch.line_bounds), batch.line_counts),
+        "max_line_length": maxima(batch.line_sizes, batch.line_bounds),
+        "mean_word_length": share(batch.word_characters, batch.word_counts),
     }

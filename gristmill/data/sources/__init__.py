@@ -1,15 +1,16 @@
 """Where text comes from: one file a kind, each a config class that streams documents with their provenance.
 
-A source has `files()`, the files that it will read (a UserError if there are none), and `read(files, source)`, an
-iterator of Document and Reject. A new kind is one file here and its class in `Source`.
+What a source does is said by `Readable` in `inputs.py`: it lists its inputs, cuts them into ranges, and reads a range.
+A new kind is one file here and its class in `Source`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from gristmill.core.config import require
 from gristmill.data.sources.files import Files
@@ -18,6 +19,16 @@ from gristmill.data.sources.python_stdlib import PythonStdlib
 
 Source = Annotated[PythonStdlib | PythonFunctions | Files, Field(discriminator="kind")]
 """Any source; `kind` says which."""
+
+
+@cache
+def _any_source() -> TypeAdapter[Source]:
+    return TypeAdapter(Source)
+
+
+def source_from_plain(value: dict[str, Any]) -> Source:
+    """The source that these plain values describe."""
+    return _any_source().validate_python(value)
 
 
 def source_names(sources: Sequence[Source]) -> list[str]:
@@ -31,4 +42,4 @@ def source_names(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-__all__ = ["Files", "PythonFunctions", "PythonStdlib", "Source", "source_names"]
+__all__ = ["Files", "PythonFunctions", "PythonStdlib", "Source", "source_from_plain", "source_names"]

@@ -1,46 +1,69 @@
-"""The user's own files: text, Markdown, HTML, JSON lines, Parquet and source code."""
+"""The user's own files: text, Markdown, HTML, source code, and tables of records; compressed and in archives too."""
 
 from __future__ import annotations
 
-import glob
-import gzip
-import json
-import os
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
+import html
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal, cast
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.text import Unreadable, decode, whole_characters
+from gristmill.data.sources.archives import ARCHIVES, Member, members, single
+from gristmill.data.sources.delimited import rows
+from gristmill.data.sources.inputs import DAMAGE, LONGEST_LINE, Input, Range, cut, list_inputs, open_input
+from gristmill.data.sources.json_records import Broken, json_elements, json_lines
+from gristmill.data.sources.markup import plain_markdown, plain_rst
+from gristmill.data.sources.records import Mapped, check_columns
+from gristmill.data.sources.tables import arrow_rows, parquet_rows
+from gristmill.data.sources.text import Unreadable, decode, decode_stream
 
-TEXT = {".txt", ".text", ".md", ".markdown", ".rst"}
+MARKDOWN, RST = {".md", ".markdown"}, {".rst"}
+TEXT = {".txt", ".text", *MARKDOWN, *RST}
 HTML = {".html", ".htm", ".xhtml"}
 CODE = {".py": "python", ".c": "c", ".h": "c", ".cpp": "cpp", ".java": "java", ".js": "javascript", ".rs": "rust",
         ".go": "go", ".sh": "shell"}
-JSONL = {".jsonl", ".ndjson"}
-PARQUET = {".parquet"}
-KNOWN = TEXT | HTML | set(CODE) | JSONL | PARQUET
-PROVENANCE = ("id", "domain", "language", "metadata", "pair")
-"""Columns of a JSON-lines or Parquet record that are taken over when they are there. `pair` is the same in records that
-are translations of each other; they stay in one split."""
+JSONL, JSON = {".jsonl", ".ndjson"}, {".json"}
+CSV, TSV = {".csv"}, {".tsv", ".tab"}
+PARQUET, ARROW = {".parquet"}, {".arrow", ".arrows", ".feather", ".ipc"}
+RECORDS = JSONL | JSON | CSV | TSV | PARQUET | ARROW
+KNOWN = TEXT | HTML | set(CODE) | RECORDS | ARCHIVES
+LONGEST_TEXT = LONGEST_LINE
+"""Bytes of a file that is one document; a longer one is cut into pieces (`piece_kb`) or left out."""
+LARGEST_COPY = 4 << 30
+"""Bytes of a table that is copied out of its compression, because it cannot be read from its beginning to its end."""
 
 
 @config
 class Files:
-    """Files under a path or glob; one document a file, or one a record in .jsonl and .parquet."""
+    """Files under a path, URL or glob; one document a file, or one a record in tables and JSON."""
 
     kind: Literal["files"] = "files"
     path: str
-    """A file, a folder (read whole, sorted), or a glob such as `texts/**/*.md`; `~` is the home folder."""
+    """A file, a folder (read whole, sorted), or a glob such as `texts/**/*.md`, local (`~` is the home folder) or
+    behind a URL (s3://, gs://, hf://, https://). Archives (.zip, .tar, .tar.gz ...) are read as folders are."""
     name: str = ""
     """How the source is called in ids and reports; the kind, if empty."""
     column: str = "text"
-    """The field of .jsonl and .parquet records that holds the text."""
+    """The field of a record that holds the text; short for `columns: {text: ...}`."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Where in a record the text and its provenance are: `{text: body, title: head, url: meta.link}`. A place is a
+    field, a path into nested ones (`meta.lang`, `answers.0.text`) or a template of several (`{title}\\n\\n{body}`);
+    keys other than text, id, language, domain, url, title, author, license, time, score, pair and group become
+    metadata."""
+    header: bool = True
+    """CSV and TSV: the first row names the columns; without it they are called 1, 2, 3 ..."""
+    delimiter: str = ""
+    """CSV and TSV: the character between fields; a comma for .csv and a tab for .tsv, if empty."""
+    quotes: bool | None = None
+    """CSV and TSV: fields may be in double quotes and hold newlines; null means yes for .csv and no for .tsv."""
+    markup: Literal["keep", "strip"] = "keep"
+    """keep: Markdown and reStructuredText as written; strip: their plain text."""
     license: str = "unknown"
-    """What the data card says about the right to use these files."""
+    """What the data card says about the right to use these files; a record's own licence stands over it."""
     language: str = ""
     """ISO 639-1 code, if all the files are in one known language; otherwise it is detected."""
     domain: str = ""
@@ -50,176 +73,241 @@ class Files:
     only be split into train and test in pieces."""
 
     def __post_init__(self) -> None:
-        require(bool(self.path.strip()), "path", "give a file, a folder or a glob")
+        require(bool(self.path.strip()), "path", "give a file, a folder, a glob or a URL")
         require(bool(self.column), "column", "must name a field")
+        both = self.column != "text" and "text" in self.columns
+        require(not both, "column", "give `column` or `columns.text`, not both")
         require(self.piece_kb >= 0, "piece_kb", "must be 0 or more")
+        require(len(self.delimiter) <= 1, "delimiter", "must be one character")
+        check_columns(self.columns)
 
-    def files(self) -> list[Path]:
+    def inputs(self) -> list[Input]:
         """Every file that will be read, sorted; raises UserError if there is none."""
-        path = Path(self.path).expanduser()
-        if path.is_dir():
-            found = [p for p in path.rglob("*") if suffix(p) in KNOWN and p.is_file() and not _hidden(p, path)]
-            problem, fix = "no readable file in this folder", f"put files there ({', '.join(sorted(KNOWN))}; also .gz)"
-        elif path.is_file():
-            found, problem, fix = [path], "", ""
-        elif glob.has_magic(self.path):
-            matches = glob.glob(str(path), recursive=True)
-            found = [p for p in map(Path, matches) if p.is_file()]
-            problem, fix = "no file matches this pattern", "check the pattern; `**/` means any depth of folders"
-        else:
-            found, problem = [], "this path does not exist"
-            fix = "check `path` of the source; a relative one starts at the folder that you run in"
-        if not found:
-            raise UserError(problem, where=self.path, fix=fix)
-        return sorted(found, key=lambda p: p.as_posix())
+        return list_inputs(self.path, KNOWN)
 
-    def read(self, files: list[Path], source: str) -> Iterator[Document | Reject]:
-        """Stream documents with their provenance; what cannot be read comes out as a Reject."""
-        base = common_folder(files)
-        for path in files:
-            name = os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "backslashreplace")
-            document = Document(
-                f"{source}/{name}", "", source, domain=self.domain or (Path(name).parts[0] if "/" in name else source),
-                language=self.language or "und", metadata={"path": name, "license": self.license},
-            )
-            yield from self._pieces(self._read_file(path, document))
+    def ranges(self, item: Input, size: int) -> list[Range]:
+        """Byte ranges of JSON lines, Parquet, Arrow, zip and plain tar; everything else is read whole."""
+        parts = not item.compressed and (item.suffix in JSONL | PARQUET | ARROW
+                                         or (item.suffix in ARCHIVES and not single(item)))
+        return cut(item, size) if parts else [Range(item)]
 
-    def _read_file(self, path: Path, document: Document) -> Iterator[Document | Reject]:
-        kind = suffix(path)
-        if kind in PARQUET:
-            yield from self._parquet(path, document)
+    def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
+        """Stream the documents that begin in the range, with their provenance; the unreadable come out as Rejects."""
+        item = part.input
+        if item.suffix not in ARCHIVES:
+            yield from self._file(_Open(item, lambda: open_input(item), part.start, part.stop), source)
             return
-        try:
-            if kind in JSONL:
-                yield from self._jsonl(path, document)
+        for member, content in members(item, part.start, part.stop, _readable):
+            if isinstance(content, Member):
+                yield from self._file(_Open(member, content.again, 0, None), source)
             else:
-                with _open(path) as file:
-                    data = file.read()
-                yield _whole(data, document, kind)
-        except (OSError, EOFError, zlib.error) as error:
-            yield Reject(document, "unreadable_file", str(error))
+                yield Reject(self._document(member, source), content.reason, content.detail)
 
-    def _jsonl(self, path: Path, file_document: Document) -> Iterator[Document | Reject]:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):  # bytes split on \n alone, so U+2028 stays inside a record
-                if not line.strip():
-                    continue
-                document = _child(file_document, f"#{number}", line=number)
-                try:
-                    record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except (ValueError, RecursionError) as error:
-                    document.text = line[:2000].decode("utf-8", "backslashreplace")
-                    yield Reject(document, "broken_record", f"line {number}: {error}")
-                    continue
-                yield self._record(record, document, f"line {number}")
+    def _document(self, item: Input, source: str) -> Document:
+        name = item.name
+        domain = self.domain or (name.partition("/")[0] if "/" in name else source)
+        return Document(f"{source}/{name}", "", source, domain, self.language or "und",
+                        {"path": name, "license": self.license})
 
-    def _parquet(self, path: Path, file_document: Document) -> Iterator[Document | Reject]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        number = 0
+    def _file(self, file: _Open, source: str) -> Iterator[Document | Reject]:
+        document = self._document(file.item, source)
         try:
-            with pq.ParquetFile(path) as file:
-                names = file.schema_arrow.names
-                if self.column not in names:
-                    raise UserError(f"there is no column {self.column!r}", where=str(path),
-                                    fix=f"set `column:` to one of {', '.join(names)}")
-                wanted = [name for name in names if name == self.column or name in PROVENANCE]
-                for batch in file.iter_batches(batch_size=512, columns=wanted):
-                    for record in batch.to_pylist():
-                        number += 1
-                        yield self._record(record, _child(file_document, f"#{number}", row=number), f"row {number}")
-        except (pa.ArrowException, OSError) as error:
-            detail = f"after {number} rows: {str(error).splitlines()[0]}"
-            yield Reject(file_document, "unreadable_parquet", detail)
+            if file.item.suffix in ARCHIVES:
+                yield Reject(document, "nested_archive", "an archive in an archive: unpack one of them")
+            elif file.item.suffix in RECORDS:
+                yield from _in_pieces(self._records(file, document), self.piece_kb)
+            elif self.piece_kb and file.item.suffix not in HTML and file.item.size > LONGEST_TEXT // 16:
+                yield from self._long_text(file, document)
+            else:
+                yield from _in_pieces(iter([self._whole(file, document)]), self.piece_kb)
+        except DAMAGE as error:
+            where = f"in the part from byte {file.start}: " if file.start else ""
+            yield Reject(document, "unreadable_file", f"{where}{type(error).__name__}: {error}")
+        except Unreadable as problem:
+            yield Reject(document, "unreadable_bytes", str(problem))
 
-    def _record(self, record: Any, document: Document, where: str) -> Document | Reject:
-        """One record of a .jsonl or .parquet file."""
-        if not isinstance(record, dict):
-            return Reject(document, "broken_record", f"{where}: a {type(record).__name__}, not an object")
-        text = record.get(self.column)
-        if not isinstance(text, str):
-            held = "missing" if self.column not in record else f"a {type(text).__name__}, not text"
-            return Reject(document, "no_text", f"{where}: field {self.column!r} is {held}")
-        document.text = whole_characters(text)
-        for name in ("domain", "language"):
-            if isinstance(record.get(name), str) and record[name] and not getattr(self, name):
-                setattr(document, name, whole_characters(record[name]).lower())
-        if "id" in record:
-            document.metadata["record_id"] = whole_characters(str(record["id"]))
-        if record.get("pair") not in (None, ""):
-            document.metadata["pair"] = document.metadata["group"] = whole_characters(str(record["pair"]))
+    def _whole(self, file: _Open, document: Document) -> Document | Reject:
+        """A file that is one document."""
+        kind = file.item.suffix
+        with file.again() as stream:
+            data = stream.read(LONGEST_TEXT + 1)
+        if len(data) > LONGEST_TEXT:
+            document.text = data[:2000].decode("utf-8", "backslashreplace")
+            fix = "it is no page" if kind in HTML else "set `piece_kb` to read it in pieces"
+            return Reject(document, "too_long", f"more than {LONGEST_TEXT >> 20} MiB in one document: {fix}")
+        try:
+            text, encoding = decode(data, html=kind in HTML)
+        except Unreadable as problem:
+            document.text = data[:2000].decode("utf-8", "backslashreplace")
+            return Reject(document, "unreadable_bytes", str(problem))
+        self._describe(document, kind, encoding)
+        if kind in HTML:
+            return _page(text, document)
+        if self.markup == "strip" and kind in MARKDOWN | RST:
+            text = plain_markdown(text) if kind in MARKDOWN else plain_rst(text)
+        document.text = text
         return document
 
-    def _pieces(self, documents: Iterator[Document | Reject]) -> Iterator[Document | Reject]:
-        for item in documents:
-            if isinstance(item, Reject) or not self.piece_kb or len(item.text) <= self.piece_kb * 1024:
-                yield item
+    def _long_text(self, file: _Open, document: Document) -> Iterator[Document | Reject]:
+        """A long text in pieces, never held whole."""
+        blocks, encoding = decode_stream(file.again)
+        self._describe(document, file.item.suffix, encoding)
+        for number, text in enumerate(pieces(blocks, self.piece_kb * 1024), start=1):
+            yield _piece(document, number, text)
+
+    def _describe(self, document: Document, kind: str, encoding: str) -> None:
+        if encoding != "utf-8":
+            document.metadata["encoding"] = encoding
+        document.language = CODE.get(kind, document.language)
+
+    def _records(self, file: _Open, document: Document) -> Iterator[Document | Reject]:
+        mapped = Mapped({"text": self.column, **self.columns})
+        kind = file.item.suffix
+        position = "offset" if kind in JSONL | JSON else "row"
+        for place, record in self._positions(file, mapped):
+            child = Document(f"{document.id}@{place}", "", document.source, document.domain, document.language,
+                             {**document.metadata, position: place})
+            if isinstance(record, Broken):
+                child.text = record.text
+                yield Reject(child, record.reason, record.detail)
                 continue
-            for number, text in enumerate(pieces(item.text, self.piece_kb * 1024), start=1):
-                piece = _child(item, f"~{number:05d}", piece=number)
-                piece.text = text
-                yield piece
+            filled = mapped.fill(child, record, f"{'byte' if position == 'offset' else 'row'} {place}")
+            for name in ("language", "domain"):
+                if getattr(self, name):
+                    setattr(child, name, getattr(self, name))
+            yield filled
+
+    def _positions(self, file: _Open, mapped: Mapped) -> Iterator[tuple[int, Any]]:
+        """(byte offset or row, record or Broken) of the records that begin in the range."""
+        kind = file.item.suffix
+
+        def choose(names: list[str]) -> list[str]:
+            if missing := mapped.missing(names):
+                raise UserError(f"there is no column {missing[0]!r}", where=file.item.name,
+                                fix=f"set `column:` or `columns.text` to one of {', '.join(names)}")
+            return mapped.top_fields(names)
+
+        if kind in PARQUET | ARROW:
+            with file.seekable() as (stream, size):
+                read = parquet_rows if kind in PARQUET else arrow_rows
+                yield from read(stream, size, file.start, file.stop, choose)
+            return
+        with file.again() as stream:
+            if kind in JSONL:
+                yield from json_lines(stream, file.start, file.stop)
+            elif kind in JSON:
+                yield from json_elements(stream)
+            else:
+                tabs = kind in TSV
+                yield from rows(stream, delimiter=self.delimiter or ("\t" if tabs else ","), header=self.header,
+                                quotes=not tabs if self.quotes is None else self.quotes)
 
 
-def suffix(path: Path) -> str:
-    """The extension that says what a file is; `.gz` around it is looked through."""
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A part of a file, wherever it lies; `again` opens it from its beginning, decompressed."""
+
+    item: Input
+    again: Callable[[], IO[bytes]]
+    start: int
+    stop: int | None
+
+    def seekable(self) -> _Seekable:
+        return _Seekable(self)
 
 
-def common_folder(files: list[Path]) -> Path:
-    """The deepest folder that holds all the files: ids are relative to it, so they do not depend on the machine."""
-    return Path(os.path.commonpath([file.parent for file in files]))
+class _Seekable:
+    """Context: (the file as a stream that can be sought in, its size); a compressed one is copied out first."""
+
+    def __init__(self, file: _Open) -> None:
+        self.file = file
+
+    def __enter__(self) -> tuple[IO[bytes], int]:
+        self.stream = self.file.again()
+        if not self.file.item.compressed:
+            return self.stream, self.file.item.size
+        with self.stream as packed:
+            self.stream = cast(IO[bytes], tempfile.TemporaryFile())
+            try:
+                _copy(packed, self.stream)
+            except BaseException:
+                self.stream.close()
+                raise
+        size = self.stream.tell()
+        self.stream.seek(0)
+        return self.stream, size
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
 
 
-def pieces(text: str, size: int) -> Iterator[str]:
-    """Cut text into parts of at most about `size` characters, at blank lines where there are any, else at newlines."""
-    start = 0
-    while len(text) - start > size:
-        cut = text.rfind("\n\n", start + size // 2, start + size)
-        if cut < 0:
-            cut = text.rfind("\n", start + size // 2, start + size)
-        cut = cut + 1 if cut >= 0 else start + size
-        yield text[start:cut]
-        start = cut
-    if start < len(text):
-        yield text[start:]
+def _copy(packed: IO[bytes], target: IO[bytes]) -> None:
+    size = 0
+    while data := packed.read(1 << 20):
+        size += target.write(data)
+        if size > LARGEST_COPY:
+            raise OSError(f"it unpacks to more than {LARGEST_COPY >> 30} GiB: unpack it yourself if you trust it")
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def pieces(text: str | Iterable[str], size: int) -> Iterator[str]:
+    """Cut text (whole or in blocks) into parts of at most about `size` characters, at blank lines where there are any,
+    else at newlines."""
+    held, start = "", 0
+    for block in [text] if isinstance(text, str) else text:
+        held, start = held[start:] + block, 0
+        while len(held) - start > size:
+            edge = held.rfind("\n\n", start + size // 2, start + size)
+            if edge < 0:
+                edge = held.rfind("\n", start + size // 2, start + size)
+            edge = edge + 1 if edge >= 0 else start + size
+            yield held[start:edge]
+            start = edge
+    if start < len(held):
+        yield held[start:]
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.name.lower().endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return path.open("rb")
+def _in_pieces(documents: Iterator[Document | Reject], piece_kb: int) -> Iterator[Document | Reject]:
+    for item in documents:
+        if isinstance(item, Reject) or not piece_kb or len(item.text) <= piece_kb * 1024:
+            yield item
+            continue
+        for number, text in enumerate(pieces(item.text, piece_kb * 1024), start=1):
+            yield _piece(item, number, text)
 
 
-def _child(document: Document, ending: str, **metadata: Any) -> Document:
-    return Document(document.id + ending, "", document.source, document.domain, document.language,
-                    {**document.metadata, **metadata})
+def _piece(document: Document, number: int, text: str) -> Document:
+    return Document(f"{document.id}~{number:05d}", text, document.source, document.domain, document.language,
+                    {**document.metadata, "piece": number})
 
 
-def _whole(data: bytes, document: Document, kind: str) -> Document | Reject:
-    """A file that is one document."""
+def _readable(member: Input) -> bool:
+    """Is this member of an archive one that a folder would be read for?"""
+    hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
+                 for part in member.name.split("/"))
+    return member.suffix in KNOWN and not hidden
+
+
+def _main_text() -> Callable[[str], str]:
     try:
-        text, encoding = decode(data, html=kind in HTML)
-    except Unreadable as problem:
-        document.text = data[:2000].decode("utf-8", "backslashreplace")
-        return Reject(document, "unreadable_bytes", str(problem))
-    if encoding != "utf-8":
-        document.metadata["encoding"] = encoding
-    if kind in HTML:
+        from gristmill.data.extract import main_text  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
         from resiliparse.extract.html2text import extract_plain_text
 
-        try:
-            text = extract_plain_text(text, main_content=True, alt_texts=False)
-        except Exception as error:  # the parser's own error types are not stable between its versions
-            document.text = text[:2000]
-            return Reject(document, "unreadable_html", str(error))
-    if kind in CODE:
-        document.language = CODE[kind]
-    document.text = text
+        return lambda page: str(extract_plain_text(page, main_content=True, alt_texts=False))
+    return cast(Callable[[str], str], main_text)
+
+
+_TITLE = re.compile(r"<title[^>]*>([^<]{1,500})</title", re.IGNORECASE)
+
+
+def _page(text: str, document: Document) -> Document | Reject:
+    """The main text of an HTML page."""
+    main_text = _main_text()
+    if title := _TITLE.search(text, 0, 1 << 16):
+        document.metadata["title"] = " ".join(html.unescape(title[1]).split())
+    try:
+        document.text = main_text(text)
+    except Exception as error:  # the parser's own error types are not stable between its versions
+        document.text = text[:2000]
+        return Reject(document, "unreadable_html", f"{type(error).__name__}: {error}")
     return document

@@ -9,14 +9,13 @@ from __future__ import annotations
 import inspect
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
 from gristmill.data.python_code import PythonFunction, functions
-from gristmill.data.sources.python_stdlib import LICENSE, PythonStdlib, domain, group, stdlib_folder
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.sources.inputs import Input, Range
+from gristmill.data.sources.python_stdlib import LICENSE, PythonStdlib, domain, group, module_text
 
 
 @config
@@ -33,31 +32,31 @@ class PythonFunctions:
     def __post_init__(self) -> None:
         require(self.longest >= 40, "longest", "must be at least 40 characters")
 
-    def files(self) -> list[Path]:
-        """Every file that will be read, sorted; the library's tests document little and are left out."""
-        return PythonStdlib(tests=False).files()
+    def inputs(self) -> list[Input]:
+        """Every module; the library's tests document little and are left out."""
+        return PythonStdlib(tests=False).inputs()
 
-    def read(self, files: list[Path], source: str) -> Iterator[Document | Reject]:
-        """Stream the two documents of every documented function that is short enough."""
-        root = stdlib_folder()
-        for path in files:
-            name = path.relative_to(root).as_posix()
-            try:
-                text, _ = decode(path.read_bytes())
-            except Unreadable as problem:
-                yield Reject(Document(f"{source}/{name}", "", source, metadata={"path": name}), "unreadable_bytes",
-                             str(problem))
+    def ranges(self, item: Input, size: int) -> list[Range]:
+        """A module is read whole."""
+        return [Range(item)]
+
+    def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
+        """The two documents of every documented function that is short enough."""
+        name = part.input.name
+        text = module_text(part, Document(f"{source}/{name}", "", source, metadata={"path": name}))
+        if isinstance(text, Reject):
+            yield text
+            return
+        for function in functions(text):
+            code = f"{function.signature}\n{function.body.rstrip()}\n"
+            if not _suits(function, code, self.longest):
                 continue
-            for function in functions(text):
-                code = f"{function.signature}\n{function.body.rstrip()}\n"
-                if not _suits(function, code, self.longest):
-                    continue
-                pair = f"{name}:{function.qualified_name}:{function.line}"
-                metadata = {"path": name, "group": group(name), "pair": pair, "license": LICENSE,
-                            "python": platform.python_version()}
-                for language, content in (("en", inspect.cleandoc(function.docstring)), ("python", code)):
-                    yield Document(f"{source}/{pair}#{language}", content, source, domain(name), language,
-                                   dict(metadata))
+            pair = f"{name}:{function.qualified_name}:{function.line}"
+            metadata = {"path": name, "group": group(name), "pair": pair, "license": LICENSE,
+                        "python": platform.python_version()}
+            for language, content in (("en", inspect.cleandoc(function.docstring)), ("python", code)):
+                yield Document(f"{source}/{pair}#{language}", content, source, domain(name), language,
+                               dict(metadata))
 
 
 def _suits(function: PythonFunction, code: str, longest: int) -> bool:

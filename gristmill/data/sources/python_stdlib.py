@@ -14,6 +14,7 @@ from typing import Literal
 from gristmill.core.config import config
 from gristmill.core.errors import MachineError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.sources.inputs import Input, Range, local_input
 from gristmill.data.sources.text import Unreadable, decode
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "ensurepip"}
@@ -34,8 +35,8 @@ class PythonStdlib:
     tests: bool = True
     """Take the library's own test suite too (about 19 of 31 MB, where the system installs it)."""
 
-    def files(self) -> list[Path]:
-        """Every file that will be read, sorted."""
+    def inputs(self) -> list[Input]:
+        """Every module, sorted by its path in the library."""
         root = stdlib_folder()
         found = []
         for folder, subfolders, names in os.walk(root):
@@ -48,30 +49,38 @@ class PythonStdlib:
         if not found:
             raise MachineError("this Python has no standard library sources", where=str(root),
                                fix="use a Python whose library is installed as .py files, not as a zip")
-        return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+        return sorted((local_input(path, root) for path in found), key=lambda item: item.name)
 
-    def read(self, files: list[Path], source: str) -> Iterator[Document | Reject]:
-        """Stream one document a module, and one a topic of `pydoc_data/topics.py`."""
-        root = stdlib_folder()
+    def ranges(self, item: Input, size: int) -> list[Range]:
+        """A module is read whole."""
+        return [Range(item)]
+
+    def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
+        """One document a module, and one a topic of `pydoc_data/topics.py`."""
+        name = part.input.name
         provenance = {"license": LICENSE, "python": platform.python_version()}
-        for path in files:
-            name = path.relative_to(root).as_posix()
-            document = Document(
-                f"{source}/{name}", "", source, domain=domain(name), language="python",
-                metadata={"path": name, "group": group(name), **provenance},
-            )
-            data = path.read_bytes()
-            try:
-                text, _ = decode(data)
-            except Unreadable as problem:
-                document.text = data[:2000].decode("utf-8", "backslashreplace")
-                yield Reject(document, "unreadable_bytes", str(problem))
-                continue
-            if name == "pydoc_data/topics.py":
-                yield from _topics(text, source, provenance)
-            else:
-                document.text = text
-                yield document
+        document = Document(
+            f"{source}/{name}", "", source, domain=domain(name), language="python",
+            metadata={"path": name, "group": group(name), **provenance},
+        )
+        text = module_text(part, document)
+        if isinstance(text, Reject):
+            yield text
+        elif name == "pydoc_data/topics.py":
+            yield from _topics(text, source, provenance)
+        else:
+            document.text = text
+            yield document
+
+
+def module_text(part: Range, document: Document) -> str | Reject:
+    """The text of a module, or why there is none."""
+    data = Path(part.input.path).read_bytes()
+    try:
+        return decode(data)[0]
+    except Unreadable as problem:
+        document.text = data[:2000].decode("utf-8", "backslashreplace")
+        return Reject(document, "unreadable_bytes", str(problem))
 
 
 def stdlib_folder() -> Path:

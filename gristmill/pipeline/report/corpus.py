@@ -10,6 +10,7 @@ from gristmill.core.files import read_json
 from gristmill.pipeline.report.charts import Series, bins, histogram, line_chart
 from gristmill.pipeline.report.formatting import clip, count, percent
 from gristmill.pipeline.report.run import Missing, Run, Stage
+from gristmill.pipeline.report.signal_panels import signal_panels
 
 PHASES = {"collect": "read", "filter": "good enough", "exact": "no exact copies", "near": "no near-duplicates"}
 EXAMPLES, EXAMPLE_CHARACTERS, REASONS = 4, 420, 12
@@ -72,6 +73,7 @@ def _corpus(stage: Stage) -> dict[str, Any]:
             unit="documents",
             note="documents that were kept",
         ),
+        "signals": signal_panels(stage.json("signals.json") or {}),
         "splits": funnel.get("splits") or {},
         "leakage": _leakage(funnel.get("leakage") or {}),
         "languages": list((funnel.get("languages") or {}).items())[:8],

@@ -7,23 +7,18 @@ so none outlives a killed parent.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gristmill.core import errors
-from gristmill.core.errors import GristmillError, InternalError, MachineError
-
-Task = dict[str, Any]
-"""JSON-ready keyword arguments of a job."""
+from gristmill.core.errors import MachineError
+from gristmill.data.executors.job import Task, described, raised, resolve
 
 
 def available_cores() -> int:
@@ -38,7 +33,7 @@ def run_tasks(job: str, tasks: Sequence[Task], workers: int, on_done: Callable[[
     """
     workers = min(workers or available_cores(), len(tasks))
     if workers <= 1:
-        function = _resolve(job)
+        function = resolve(job)
         for task in tasks:
             on_done(task, function(**task))
         return
@@ -53,7 +48,7 @@ def run_tasks(job: str, tasks: Sequence[Task], workers: int, on_done: Callable[[
         for _ in tasks:
             task, answer = results.get()
             if "error" in answer:
-                raise _error(answer["error"])
+                raise raised(answer["error"])
             on_done(task, answer["result"])
     finally:
         for process in processes:
@@ -64,17 +59,13 @@ def run_tasks(job: str, tasks: Sequence[Task], workers: int, on_done: Callable[[
                     pipe.close()
 
 
-def _resolve(job: str) -> Callable[..., Any]:
-    module, _, function = job.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
 def _start(job: str) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         # -P: a file of the user's called json.py must not take the place of Python's
-        [sys.executable, "-P", "-m", "gristmill.data.workers", job], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-P", "-m", "gristmill.data.executors.worker", job],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,
     )
 
@@ -96,41 +87,8 @@ def _feed(process: subprocess.Popen[bytes], waiting: queue.SimpleQueue[Task],
         except OSError:
             line = b""
         if not line:
-            died = MachineError(f"a worker process died (exit code {process.wait()})", where=str(task.get("source")),
-                                fix="most often memory ran out: use fewer workers")
-            results.put((task, {"error": _describe(died)}))
+            died = MachineError(f"a worker process died (exit code {process.wait()})",
+                                where=str(task.get("target", "")), fix="most often memory ran out: use fewer workers")
+            results.put((task, {"error": described(died)}))
             return
         results.put((task, json.loads(line)))
-
-
-def _error(described: dict[str, Any]) -> GristmillError:
-    kind = getattr(errors, described["type"], InternalError)
-    return kind(described["what"], where=described["where"], fix=described["fix"])
-
-
-def _describe(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, GristmillError):
-        return {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-    if isinstance(error, MemoryError):
-        return _describe(MachineError("memory ran out in a worker", fix="use fewer workers"))
-    return _describe(InternalError("".join(traceback.format_exception(error))))
-
-
-def main(job: str) -> None:
-    """A worker's life: read a task, do it, answer, until the input ends."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    function = _resolve(job)
-    for line in sys.stdin.buffer:
-        try:
-            answer = {"result": function(**json.loads(line))}
-        except Exception as error:  # every failure travels to the parent, which raises it
-            answer = {"error": _describe(error)}
-        try:
-            answers.write(json.dumps(answer).encode() + b"\n")
-        except BrokenPipeError:  # the parent was killed
-            return
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,0 +1,237 @@
+"""The parallel first pass: one unit of the sources becomes a file of documents in normal form with all their
+measurements, and a file of what could not be read.
+
+Memory: one batch of documents, whatever the size of the unit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gristmill.core.files import disk_errors, write_json
+from gristmill.core.seeds import fraction
+from gristmill.data.dedup.exact import content_hash
+from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
+from gristmill.data.dedup.shingles import ngram_hashes
+from gristmill.data.dedup.words import word_hashes
+from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
+from gristmill.data.normalise import Normalise, is_code, normalise
+from gristmill.data.signals import Compat, measure_batch, remove_lines
+from gristmill.data.signals.language import UNDETERMINED, language_v1
+from gristmill.data.sources import source_from_plain
+from gristmill.data.units import parts_from_plain
+
+JOB = f"{__name__}:read_unit"
+BATCH_DOCUMENTS, BATCH_BYTES = 1024, 4 << 20
+"""Documents, and bytes of text, that are in memory at a time."""
+LEAKAGE_NGRAM = 13
+"""Length of the word n-grams by which overlap between splits is measured."""
+LEAKAGE_SAMPLED = 16
+"""One in so many n-grams is kept, chosen by its hash, so the same ones are chosen everywhere."""
+MEASURED = pa.schema([
+    *(SCHEMA.field(name) for name in ("id", "text", "source", "domain", "language", "metadata")),
+    pa.field("bytes", pa.int64(), nullable=False),
+    pa.field("point", pa.float64(), nullable=False),
+    pa.field("group", pa.string(), nullable=False),
+    pa.field("content_hash", pa.binary(16), nullable=False),
+    pa.field("ngrams", pa.binary(), nullable=False),
+])
+"""A document with what was measured; a column for each signal follows. point: where it lies in [0, 1) for sampling;
+group: what it must stay with."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which documents are taken: `share` of them by the hash of their id (of the name of their pair, where they are
+    translations of each other)."""
+
+    share: float
+    seed: int
+
+    def point(self, document: Document) -> float:
+        """A number in [0, 1); documents below `share` are taken."""
+        return fraction(self.seed, "sample", str(document.metadata.get("pair") or document.id))
+
+
+def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any]], target: str,
+              options: dict[str, Any]) -> dict[str, Any]:
+    """Read one unit into `<target>.documents.parquet`, `<target>.rejects.parquet`, with `near` `<target>.fingerprints`,
+    and, when all are whole, `<target>.json`; gives the latter: counts, bytes of text, seconds by step.
+
+    source, parts: the config and the ranges as plain values. options: {normalise: fields of Normalise, languages:
+    "detect" or "none", near: the threshold of near-duplicates or None, share: float, seed: int, lines: line filters
+    for prose, compat, bad_words: those of Filter, signals: names of the columns}.
+    """
+    reader, chosen = source_from_plain(source), Sample(options["share"], options["seed"])
+    rules = Normalise(**options["normalise"])
+    counts, seconds = Counter[str](inputs=len({part[0] for part in parts})), Counter[str]()
+    counts["documents"] = counts["bytes"] = counts["unreadable"] = 0
+    clock = _Clock(seconds)
+    prints: list[Fingerprints] = []
+    schema = pa.schema([*MEASURED, *(pa.field(name, pa.float64()) for name in options["signals"])])
+    with Rows(f"{target}.documents.parquet", schema) as documents, \
+            Rows(f"{target}.rejects.parquet", REJECTS_SCHEMA) as rejects:
+        batch: list[Document] = []
+        points: list[float] = []
+        held = 0
+
+        def flush() -> None:
+            nonlocal held
+            if batch:
+                table = measured(batch, points, rules, options, clock)
+                if options["near"] is not None:
+                    prints.append(fingerprints(table["text"].to_pylist(), options["near"]))
+                    clock.lap("fingerprints")
+                documents.write_table(table)
+                clock.lap("write")
+            batch.clear()
+            points.clear()
+            held = 0
+
+        for item in (item for part in parts_from_plain(parts) for item in reader.read(part, name)):
+            document = item.document if isinstance(item, Reject) else item
+            point = chosen.point(document)
+            if point >= chosen.share:
+                counts["not_sampled"] += 1
+            elif isinstance(item, Reject):
+                counts["unreadable"] += 1
+                counts[f"reason {item.reason}"] += 1
+                rejects.write([reject_row(item)])
+            else:
+                size = len(document.text.encode("utf-8", "replace"))
+                counts["documents"] += 1
+                counts["bytes"] += size
+                held += size
+                batch.append(document)
+                points.append(point)
+                if len(batch) >= BATCH_DOCUMENTS or held >= BATCH_BYTES:
+                    clock.lap("read")
+                    flush()
+        clock.lap("read")
+        flush()
+    if options["near"] is not None:
+        prints = prints or [fingerprints([], options["near"])]
+        Fingerprints(np.concatenate([one.bands for one in prints], axis=1),
+                     np.concatenate([one.sketches for one in prints])).save(Path(f"{target}.fingerprints"))
+    result = {"counts": dict(sorted(counts.items())), "seconds": dict(seconds)}
+    write_json(Path(f"{target}.json"), result)
+    return result
+
+
+def measured(documents: Sequence[Document], points: Sequence[float], rules: Normalise, options: dict[str, Any],
+             clock: _Clock) -> pa.Table:
+    """Documents as a table of `MEASURED`."""
+    clock.lap("read")
+    code = [is_code(document.language) for document in documents]
+    texts = [normalise(document.text, rules, code=programs) for document, programs in zip(documents, code, strict=True)]
+    clock.lap("normalise")
+    if options["lines"]:
+        texts = [text if programs else without_lines(document, text, options["lines"])
+                 for document, text, programs in zip(documents, texts, code, strict=True)]
+        clock.lap("lines")
+    detect = options["languages"] == "detect"
+    languages = [language_v1(text) if detect and document.language == UNDETERMINED else document.language
+                 for document, text in zip(documents, texts, strict=True)]
+    clock.lap("language")
+    signals = measure_batch(texts, code=code, compat=options["compat"], bad_words=options["bad_words"])
+    clock.lap("signals")
+    same = [content_hash(text) for text in texts]
+    clock.lap("hash")
+    rows = []
+    for number, (document, text) in enumerate(zip(documents, texts, strict=True)):
+        words = word_hashes(text)
+        grams = sampled_ngrams(words).tobytes()
+        clock.lap("leakage")
+        group = document.metadata.get("group", "")
+        rows.append({
+            **row(document), "text": text, "language": languages[number], "bytes": len(text.encode()),
+            "point": points[number], "group": f"{document.source}/{group}" if group else "",
+            "content_hash": same[number], "ngrams": grams,
+        })
+    table = pa.Table.from_pylist(rows, schema=MEASURED)
+    for name in options["signals"]:
+        column = signals.get(name)
+        table = table.append_column(name, pa.array(np.full(len(rows), np.nan) if column is None else column))
+    return table
+
+
+def without_lines(document: Document, text: str, filters: Sequence[str]) -> str:
+    """The text without the lines that the filters take, which are counted in the document's metadata."""
+    edited = remove_lines(text, filters)
+    taken = {name: count for name, count in edited.removed.items() if count}
+    if taken:
+        document.metadata["removed_lines"] = taken
+    return edited.text
+
+
+def signal_columns(compat: Compat = "none", bad_words: Sequence[str] = ()) -> list[str]:
+    """The names of what is measured; NaN where one makes no sense for the document's class."""
+    return list(measure_batch(["", ""], code=[False, True], compat=compat, bad_words=bad_words))
+
+
+def sampled_ngrams(words: np.ndarray) -> np.ndarray:
+    """The sampled set of a document's long n-grams: sorted uint64."""
+    grams = ngram_hashes(words, LEAKAGE_NGRAM)
+    return np.unique(grams[grams % np.uint64(LEAKAGE_SAMPLED) == 0])
+
+
+class Rows(contextlib.AbstractContextManager["Rows"]):
+    """A Parquet file that grows by batches and gets its name when it is whole."""
+
+    def __init__(self, path: Path | str, schema: pa.Schema) -> None:
+        self.path, self.part, self.schema = Path(path), Path(f"{path}.part"), schema
+        self.pending: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Rows:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = pq.ParquetWriter(self.part, self.schema, **PARQUET)
+        return self
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows; few are gathered until they are many."""
+        self.pending += rows
+        if len(self.pending) >= BATCH_DOCUMENTS or len(rows) > 1:
+            self._flush()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Add a table of this schema as a row group."""
+        with disk_errors(self.part):
+            self.writer.write_table(table.cast(self.schema))
+
+    def _flush(self) -> None:
+        if self.pending:
+            self.write_table(pa.Table.from_pylist(self.pending, schema=self.schema))
+            self.pending = []
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self._flush()
+        with disk_errors(self.part):
+            self.writer.close()
+            if kind is None:
+                with self.part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                self.part.replace(self.path)
+
+
+class _Clock:
+    """Adds the time since the last lap to a step."""
+
+    def __init__(self, seconds: Counter[str]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] += now - self.last  # type: ignore[assignment]
+        self.last = now
