@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from gristmill.cli import (
     chat,
+    data,
     doctor,
     evaluate,
     export,
@@ -72,4 +73,5 @@ def _root(show_version: Annotated[bool, typer.Option(
 
 for _name, _module in VERBS.items():
     app.command(_name)(_module.command)
+app.add_typer(data.app, name="data")
 app.add_typer(plan.app, name="plan")

@@ -5,6 +5,7 @@ After Gebru et al., "Datasheets for Datasets" (2018), as far as a program can kn
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,3 +48,26 @@ def data_card(stage: Any, tally: Mapping[str, Any], funnel: Mapping[str, Any]) -
 
 def _documents(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {name: found["documents"] for name, found in sorted(counts.items())}
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card in Markdown."""
+    said = [f"# Data card\n\n{card['documents']:,} documents, {card['bytes'] / 1e6:,.1f} MB of text\n",
+            "| source | documents | MB | licences | languages |", "|---|---|---|---|---|"]
+    for source in card["sources"]:
+        licenses, languages = (", ".join(f"{name} {count:,}" for name, count in source[key].items())
+                               for key in ("licenses", "languages"))
+        said.append(f"| {source['name']} | {source['documents']:,} | {source['bytes'] / 1e6:,.1f} | {licenses} | "
+                    f"{languages} |")
+    said.append("\n## Splits\n")
+    said += [f"- {name}: {found['documents']:,} documents, {found['bytes'] / 1e6:,.1f} MB"
+             for name, found in card["splits"].items()]
+    said.append("\n## Processing\n\nIn this order: " + ", ".join(card["processing"]["order"]) + ".\n\n```json")
+    said.append(json.dumps({k: v for k, v in card["processing"].items() if k != "order"}, indent=2))
+    said.append("```\n\n## Leakage\n")
+    for split, found in card["leakage"].items():
+        if isinstance(found, dict):
+            said.append(f"- {split}: {found['shared']:.2%} of its word 13-grams also occur in train")
+    said.append("\n## Limits\n")
+    said += [f"- {limit}" for limit in card["limits"]]
+    return "\n".join(said)
