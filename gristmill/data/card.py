@@ -32,6 +32,7 @@ def data_card(stage: Any, tally: Mapping[str, Any], funnel: Mapping[str, Any]) -
         "bytes": sum(entry["bytes"] for entry in described),
         "languages": funnel["languages"],
         "processing": {
+            "decontaminate": to_plain(stage.decontaminate),
             "normalise": to_plain(stage.normalise), "filter": to_plain(stage.filter),
             "dedup": to_plain(stage.dedup), "languages": stage.languages, "split": to_plain(stage.split),
             "sample": stage.sample, "limit_mb": stage.limit_mb,

@@ -7,11 +7,13 @@ Memory: one batch of documents, whatever the size of the unit.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,25 @@ import pyarrow.parquet as pq
 
 from gristmill.core.files import disk_errors, write_json
 from gristmill.core.seeds import fraction
+from gristmill.data.decontaminate import Contamination, Decontaminate, EvaluationIndex, decontaminated
 from gristmill.data.dedup.exact import content_hash
 from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
 from gristmill.data.dedup.shingles import ngram_hashes
 from gristmill.data.dedup.words import word_hashes
 from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
+from gristmill.data.evaluation_texts import evaluation_texts
 from gristmill.data.normalise import Normalise, is_code, normalise
 from gristmill.data.signals import Compat, measure_batch, remove_lines
 from gristmill.data.signals.language import UNDETERMINED, language_v1
 from gristmill.data.sources import source_from_plain
+from gristmill.data.sources.inputs import list_inputs
 from gristmill.data.units import parts_from_plain
 
 JOB = f"{__name__}:read_unit"
 BATCH_DOCUMENTS, BATCH_BYTES = 1024, 4 << 20
 """Documents, and bytes of text, that are in memory at a time."""
+CONTAMINATED = "contaminated"
+"""The reason of documents that hold evaluation texts."""
 LEAKAGE_NGRAM = 13
 """Length of the word n-grams by which overlap between splits is measured."""
 LEAKAGE_SAMPLED = 16
@@ -71,7 +78,8 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
 
     source, parts: the config and the ranges as plain values. options: {normalise: fields of Normalise, languages:
     "detect" or "none", near: the threshold of near-duplicates or None, share: float, seed: int, lines: line filters
-    for prose, compat, bad_words: those of Filter, signals: names of the columns}.
+    for prose, compat, bad_words: those of Filter, signals: names of the columns, evaluations: {files, rules} of what
+    must not be trained on, or None}.
     """
     reader, chosen = source_from_plain(source), Sample(options["share"], options["seed"])
     rules = Normalise(**options["normalise"])
@@ -79,6 +87,8 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
     counts["documents"] = counts["bytes"] = counts["unreadable"] = 0
     clock = _Clock(seconds)
     prints: list[Fingerprints] = []
+    index = evaluation_index(json.dumps(options["evaluations"])) if options["evaluations"] else None
+    contaminations: dict[str, list[Any]] = {}
     schema = pa.schema([*MEASURED, *(pa.field(name, pa.float64()) for name in options["signals"])])
     with Rows(f"{target}.documents.parquet", schema) as documents, \
             Rows(f"{target}.rejects.parquet", REJECTS_SCHEMA) as rejects:
@@ -88,8 +98,23 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
 
         def flush() -> None:
             nonlocal held
+            clean(batch, rules, options, clock)
+            if index:
+                found = [(document, taken) for document, taken in zip(
+                    batch, index.examine([document.text for document in batch]), strict=True) if taken]
+                for document, taken in found:
+                    contaminations[document.id] = [asdict(one) for one in taken]
+                    left = decontaminated(document.text, taken, index.options)
+                    if left is None:
+                        place = batch.index(document)
+                        del batch[place], points[place]
+                        counts["contaminated"] += 1
+                        rejects.write([reject_row(Reject(document, CONTAMINATED, said(taken)))])
+                    elif left != document.text:
+                        document.text, document.metadata["decontaminated"] = left, said(taken)
+                clock.lap("decontaminate")
             if batch:
-                table = measured(batch, points, rules, options, clock)
+                table = measured(batch, points, options, clock)
                 if options["near"] is not None:
                     prints.append(fingerprints(table["text"].to_pylist(), options["near"]))
                     clock.lap("fingerprints")
@@ -124,26 +149,33 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
         prints = prints or [fingerprints([], options["near"])]
         Fingerprints(np.concatenate([one.bands for one in prints], axis=1),
                      np.concatenate([one.sketches for one in prints])).save(Path(f"{target}.fingerprints"))
-    result = {"counts": dict(sorted(counts.items())), "seconds": dict(seconds)}
+    result = {"counts": dict(sorted(counts.items())), "seconds": dict(seconds), "contaminations": contaminations}
     write_json(Path(f"{target}.json"), result)
     return result
 
 
-def measured(documents: Sequence[Document], points: Sequence[float], rules: Normalise, options: dict[str, Any],
-             clock: _Clock) -> pa.Table:
-    """Documents as a table of `MEASURED`."""
-    clock.lap("read")
-    code = [is_code(document.language) for document in documents]
-    texts = [normalise(document.text, rules, code=programs) for document, programs in zip(documents, code, strict=True)]
+def clean(documents: Sequence[Document], rules: Normalise, options: dict[str, Any], clock: _Clock) -> None:
+    """Bring the texts into normal form, without the lines that are not wanted, and find their languages."""
+    for document in documents:
+        document.text = normalise(document.text, rules, code=is_code(document.language))
     clock.lap("normalise")
     if options["lines"]:
-        texts = [text if programs else without_lines(document, text, options["lines"])
-                 for document, text, programs in zip(documents, texts, code, strict=True)]
+        for document in documents:
+            if not is_code(document.language):
+                take_lines(document, options["lines"])
         clock.lap("lines")
-    detect = options["languages"] == "detect"
-    languages = [language_v1(text) if detect and document.language == UNDETERMINED else document.language
-                 for document, text in zip(documents, texts, strict=True)]
-    clock.lap("language")
+    if options["languages"] == "detect":
+        for document in documents:
+            if document.language == UNDETERMINED:
+                document.language = language_v1(document.text)
+        clock.lap("language")
+
+
+def measured(documents: Sequence[Document], points: Sequence[float], options: dict[str, Any],
+             clock: _Clock) -> pa.Table:
+    """Documents in normal form as a table of `MEASURED`."""
+    texts = [document.text for document in documents]
+    code = [is_code(document.language) for document in documents]
     signals = measure_batch(texts, code=code, compat=options["compat"], bad_words=options["bad_words"])
     clock.lap("signals")
     same = [content_hash(text) for text in texts]
@@ -155,9 +187,8 @@ def measured(documents: Sequence[Document], points: Sequence[float], rules: Norm
         clock.lap("leakage")
         group = document.metadata.get("group", "")
         rows.append({
-            **row(document), "text": text, "language": languages[number], "bytes": len(text.encode()),
-            "point": points[number], "group": f"{document.source}/{group}" if group else "",
-            "content_hash": same[number], "ngrams": grams,
+            **row(document), "bytes": len(text.encode()), "point": points[number],
+            "group": f"{document.source}/{group}" if group else "", "content_hash": same[number], "ngrams": grams,
         })
     table = pa.Table.from_pylist(rows, schema=MEASURED)
     for name in options["signals"]:
@@ -166,13 +197,30 @@ def measured(documents: Sequence[Document], points: Sequence[float], rules: Norm
     return table
 
 
-def without_lines(document: Document, text: str, filters: Sequence[str]) -> str:
-    """The text without the lines that the filters take, which are counted in the document's metadata."""
-    edited = remove_lines(text, filters)
+def take_lines(document: Document, filters: Sequence[str]) -> None:
+    """Remove the lines that the filters take; they are counted in the document's metadata."""
+    edited = remove_lines(document.text, filters)
     taken = {name: count for name, count in edited.removed.items() if count}
     if taken:
-        document.metadata["removed_lines"] = taken
-    return edited.text
+        document.text, document.metadata["removed_lines"] = edited.text, taken
+
+
+@functools.lru_cache(maxsize=1)
+def evaluation_index(evaluations: str) -> EvaluationIndex:
+    """The index of {files, rules} in JSON: once a process."""
+    wanted = json.loads(evaluations)
+    texts = (text for path in evaluation_files(wanted["files"]) for text in evaluation_texts(path))
+    return EvaluationIndex.build(texts, Decontaminate(**wanted["rules"]))
+
+
+def evaluation_files(patterns: Sequence[str]) -> list[Path]:
+    """The files of evaluation texts under paths, folders and globs. A UserError if one of them is not there."""
+    return [Path(item.path) for pattern in patterns for item in list_inputs(pattern, {".jsonl", ".json", ".txt"})]
+
+
+def said(found: Sequence[Contamination]) -> str:
+    """The first text that was found, in a line."""
+    return f"{found[0].task}, text {found[0].item}: {found[0].words[:120]}"
 
 
 def signal_columns(compat: Compat = "none", bad_words: Sequence[str] = ()) -> list[str]:

@@ -7,6 +7,7 @@ filter -> exact and near duplicates -> split -> write (units in parallel). Every
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Any, Literal, NoReturn
 from gristmill.core.config import config, require, to_plain
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
+from gristmill.core.hashing import digest, digest_file
 from gristmill.core.stage import StageContext, stage
 from gristmill.data.decide import Filter
+from gristmill.data.decontaminate import Contamination, ContaminationReport, Decontaminate
 from gristmill.data.executors import run_tasks
 from gristmill.data.normalise import Normalise
-from gristmill.data.read import JOB, signal_columns
+from gristmill.data.read import JOB, evaluation_files, evaluation_index, signal_columns
 from gristmill.data.selection import Selection
 from gristmill.data.sources import Source, source_names
 from gristmill.data.split import Split
@@ -42,6 +45,19 @@ class Dedup:
         require(self.near is None or 0.3 <= self.near <= 1, "near", "must be between 0.3 and 1, or null")
 
 
+@config
+class Evaluations:
+    """Texts that a model will be examined on, and what happens to documents that hold them."""
+
+    files: list[str]
+    """JSONL, JSON or plain text files (also .gz), folders or globs; each file is a task."""
+    rules: Decontaminate = field(default_factory=Decontaminate)
+    """When a document counts as contaminated."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.files), "files", "name at least one file")
+
+
 @stage(kind="data", produces="corpus", semantics_version=2)
 class Data:
     """Read sources, clean, filter and deduplicate them, and split them for training and evaluation."""
@@ -54,6 +70,8 @@ class Data:
     """detect: find the language of texts whose source does not say it; none: call it undetermined."""
     filter: Filter = field(default_factory=Filter)
     """Which documents are good enough."""
+    decontaminate: Evaluations | None = None
+    """Evaluation sets that must not be trained on; null looks for none."""
     dedup: Dedup = field(default_factory=Dedup)
     """Which duplicates go."""
     split: Split = field(default_factory=Split)
@@ -74,7 +92,12 @@ class Data:
 
         For the stage's identity: the same recipe over changed files is not the same corpus.
         """
-        return Listing(self.sources).fingerprint()
+        found = Listing(self.sources).fingerprint()
+        return digest([found, self._evaluations()]) if self.decontaminate else found
+
+    def _evaluations(self) -> list[str]:
+        """The contents of the evaluation sets."""
+        return [digest_file(path) for path in evaluation_files(self.decontaminate.files)] if self.decontaminate else []
 
     def run(self, context: StageContext) -> Mapping[str, Any]:
         """Make the corpus in `context.work`.
@@ -103,6 +126,8 @@ class Data:
             selection.split(self.split, context.seed)
         clock.lap("split", size)
         metrics = write_corpus(self, context, selection, [unit.rejects for unit in units], read)
+        if self.decontaminate:
+            metrics["contaminated"] = self._report_contamination(units, context)
         clock.lap("write", size)
         steps = Counter[str]()
         for unit in units:
@@ -117,10 +142,11 @@ class Data:
                    "near": self.dedup.near, "share": self._share(listing), "seed": context.seed,
                    "lines": list(self.filter.line_filters(code=False)), "compat": self.filter.compat,
                    "bad_words": self.filter.bad_words,
-                   "signals": signal_columns(self.filter.compat, self.filter.bad_words)}
+                   "signals": signal_columns(self.filter.compat, self.filter.bad_words),
+                   "evaluations": to_plain(self.decontaminate)}
         folder = context.scratch / "units"
         units = listing.units()
-        targets = [folder / f"{number:05d}-{listing.identity(unit, [version, options])[:20]}"
+        targets = [folder / f"{number:05d}-{listing.identity(unit, [version, options, self._evaluations()])[:20]}"
                    for number, unit in enumerate(units)]
         wanted = {target.name for target in targets}
         for path in folder.glob("*"):  # begun with another config or with other files
@@ -136,6 +162,16 @@ class Data:
                 1, note=f"{task['name']}: {result['counts']['documents']} documents"))
         return [Finished(unit.source, target, read_json(Path(f"{target}.json")))
                 for unit, target in zip(units, targets, strict=True)]
+
+    def _report_contamination(self, units: Sequence[Finished], context: StageContext) -> dict[str, int]:
+        """contamination.json; gives the number of documents by task."""
+        report = ContaminationReport(evaluation_index(json.dumps(to_plain(self.decontaminate))))
+        for unit in units:
+            for document, found in unit.result["contaminations"].items():
+                report.add(document, [Contamination(**one) for one in found])
+        value = report.as_dict()
+        write_json(context.work / "contamination.json", value)
+        return {task: about["documents"] for task, about in value["tasks"].items()}
 
     def _share(self, listing: Listing) -> float:
         """The share of documents that is read in; more than enough for limit_mb, which is then kept to the byte."""

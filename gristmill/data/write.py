@@ -28,7 +28,7 @@ from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
 from gristmill.data.histograms import signal_histograms
 from gristmill.data.normalise import is_code
-from gristmill.data.read import LEAKAGE_SAMPLED, MEASURED, Rows
+from gristmill.data.read import CONTAMINATED, LEAKAGE_SAMPLED, MEASURED, Rows
 from gristmill.data.selection import PHASES, RULE_NAMES, Selection
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
     tally, examples = Tally(), _Examples(seed)
     with _Outputs(Path(target), number) as outputs:
         for row in pq.read_table(unreadable).to_pylist():
-            count(tally, ("dropped", "collect", row["source"], row["reason"]), len(row["text"].encode()))
+            phase = "decontaminate" if row["reason"] == CONTAMINATED else "collect"
+            count(tally, ("dropped", phase, row["source"], row["reason"]), len(row["text"].encode()))
             examples.reject(row)
             outputs.reject(row)
         start = 0

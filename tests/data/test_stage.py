@@ -19,7 +19,7 @@ from gristmill.data.decide import Filter
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, iterate_documents, read_documents
 from gristmill.data.sources import Files, PythonStdlib
 from gristmill.data.split import Split
-from gristmill.data.stage import Data, Dedup
+from gristmill.data.stage import Data, Dedup, Evaluations
 
 WORDS = ["the", "of", "and", "to", "with", "that", "have", "be", "garden", "river", "stone", "light", "quiet"]
 
@@ -194,6 +194,34 @@ def test_a_sample_is_a_part_of_the_whole_and_limits_hold(texts: Path, tmp_path: 
               for name in ("less", "limited")]
     assert chosen[0] < chosen[1]
     assert less["reasons"]["beyond_limit"]["documents"] > 0
+
+
+def test_evaluation_texts_are_found_dropped_and_reported(texts: Path, tmp_path: Path) -> None:
+    question = " ".join(text(7).split()[20:60])
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"id": "q7", "question": question}) + "\n")
+    evaluations = Evaluations(files=[str(tmp_path / "exam.jsonl")])
+    metrics = run(tmp_path / "out", data(texts, decontaminate=evaluations))
+    assert metrics["contaminated"] == {"exam": 1}
+    assert metrics["reasons"]["contaminated"]["documents"] == 1
+    found = json.loads((tmp_path / "out/contamination.json").read_text())
+    assert [match["item"] for match in found["documents"]["files/07.txt"]] == ["q7"]
+    ids = {d["id"] for s in ("train", "valid", "test") for d in iterate_documents(tmp_path / "out", s)}
+    assert "files/07.txt" not in ids
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    assert [phase["phase"] for phase in funnel["phases"]] == ["collect", "decontaminate", "filter", "exact", "near"]
+    assert funnel["phases"][0]["documents"] - 1 == funnel["phases"][1]["documents"]
+    before = data(texts, decontaminate=evaluations).fingerprint()
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"id": "q8", "question": question}) + "\n")
+    assert data(texts, decontaminate=evaluations).fingerprint() != before
+
+
+def test_lines_that_a_preset_takes_leave_the_text(texts: Path, tmp_path: Path) -> None:
+    ended = "".join(f"{line} and so it was.\n" for line in text(0, 400).splitlines())
+    (texts / "00.txt").write_text(ended + "no end\n")
+    run(tmp_path / "out", data(texts, filter=Filter(preset="c4"), split=Split(valid=0, test=0)))
+    (kept,) = [d for d in iterate_documents(tmp_path / "out", "train") if d["id"] == "files/00.txt"]
+    assert "no end" not in kept["text"]
+    assert sum(kept["metadata"]["removed_lines"].values()) == 1
 
 
 def test_fingerprint_follows_the_contents(texts: Path) -> None:

@@ -11,8 +11,10 @@ from gristmill.pipeline.report.charts import Series, bins, histogram, line_chart
 from gristmill.pipeline.report.formatting import clip, count, percent
 from gristmill.pipeline.report.run import Missing, Run, Stage
 from gristmill.pipeline.report.signal_panels import signal_panels
+from gristmill.pipeline.report.tokenizer_measures import measures
 
-PHASES = {"collect": "read", "filter": "good enough", "exact": "no exact copies", "near": "no near-duplicates"}
+PHASES = {"collect": "read", "decontaminate": "not in evaluation sets", "sample": "in the sample",
+          "filter": "good enough", "exact": "no exact copies", "near": "no near-duplicates"}
 EXAMPLES, EXAMPLE_CHARACTERS, REASONS = 4, 420, 12
 TOKEN_EDGES = [0, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
 COUNTED_TOKENS = 50_000_000
@@ -73,6 +75,7 @@ def _corpus(stage: Stage) -> dict[str, Any]:
             unit="documents",
             note="documents that were kept",
         ),
+        "contamination": (stage.json("contamination.json") or {}).get("tasks") or {},
         "signals": signal_panels(stage.json("signals.json") or {}),
         "splits": funnel.get("splits") or {},
         "leakage": _leakage(funnel.get("leakage") or {}),
@@ -168,6 +171,7 @@ def _tokenizer(run: Run, stage: Stage) -> dict[str, Any]:
         "special": list((metrics.get("special_tokens") or {}).items()),
         "counted": counted,
         "why": why,
+        "measures": measures(metrics),
     }
 
 
