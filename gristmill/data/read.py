@@ -31,8 +31,9 @@ from gristmill.data.dedup.words import word_hashes
 from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
 from gristmill.data.evaluation_texts import evaluation_texts
 from gristmill.data.normalise import Normalise, is_code, normalise
-from gristmill.data.signals import Compat, measure_batch, remove_lines
+from gristmill.data.signals import Batch, Compat, measure_batch
 from gristmill.data.signals.language import UNDETERMINED, language_v1
+from gristmill.data.signals.lines import remove_lines_batch
 from gristmill.data.sources import source_from_plain
 from gristmill.data.sources.inputs import list_inputs
 from gristmill.data.units import parts_from_plain
@@ -160,9 +161,7 @@ def clean(documents: Sequence[Document], rules: Normalise, options: dict[str, An
         document.text = normalise(document.text, rules, code=is_code(document.language))
     clock.lap("normalise")
     if options["lines"]:
-        for document in documents:
-            if not is_code(document.language):
-                take_lines(document, options["lines"])
+        take_lines([document for document in documents if not is_code(document.language)], options["lines"])
         clock.lap("lines")
     if options["languages"] == "detect":
         for document in documents:
@@ -197,12 +196,13 @@ def measured(documents: Sequence[Document], points: Sequence[float], options: di
     return table
 
 
-def take_lines(document: Document, filters: Sequence[str]) -> None:
-    """Remove the lines that the filters take; they are counted in the document's metadata."""
-    edited = remove_lines(document.text, filters)
-    taken = {name: count for name, count in edited.removed.items() if count}
-    if taken:
-        document.text, document.metadata["removed_lines"] = edited.text, taken
+def take_lines(documents: Sequence[Document], filters: Sequence[str]) -> None:
+    """Remove the lines that the filters take; they are counted in the documents' metadata."""
+    batch = Batch([document.text for document in documents])
+    for document, edited in zip(documents, remove_lines_batch(batch, filters), strict=True):
+        taken = {name: count for name, count in edited.removed.items() if count}
+        if taken:
+            document.text, document.metadata["removed_lines"] = edited.text, taken
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gristmill.data import dedup
 from gristmill.data.dedup.clusters import components
 from gristmill.data.dedup.shingles import jaccard, shingles
+from gristmill.data.dedup.texts import CHARACTERS, slices
 
 THRESHOLD = 0.8
 
@@ -149,3 +150,12 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     peak(1)
     small, large = peak(2), peak(8)
     assert (large - small) / 1200 < 400
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["", "x", "x" * 600_000, "x" * 1_200_000]), max_size=9))
+def test_work_is_bounded_in_characters(texts: list[str]) -> None:
+    parts = [texts[part] for part in slices(texts)]
+    assert [text for part in parts for text in part] == texts
+    assert all(len(part) == 1 or sum(map(len, part)) <= CHARACTERS for part in parts)
+    assert all(parts)

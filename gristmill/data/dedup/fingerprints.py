@@ -16,7 +16,7 @@ import numpy as np
 from gristmill.core.errors import UserError
 from gristmill.core.files import write_atomic
 from gristmill.data.dedup.minhash import PERMUTATIONS, band_hashes, banding, signatures, sketches
-from gristmill.data.dedup.texts import BATCH
+from gristmill.data.dedup.texts import slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def fingerprints(texts: Sequence[str], threshold: float) -> Fingerprints:
     bands, rows = banding(threshold)
     hashes = [np.empty((bands, 0), np.uint64)]
     small = [np.empty((0, PERMUTATIONS), np.uint8)]
-    for start in range(0, len(texts), BATCH):
-        minima = signatures(texts[start : start + BATCH])
+    for part in slices(texts):
+        minima = signatures(texts[part])
         hashes.append(band_hashes(minima, bands, rows))
         small.append(sketches(minima))
     return Fingerprints(np.concatenate(hashes, axis=1), np.concatenate(small))

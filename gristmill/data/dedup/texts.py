@@ -13,6 +13,22 @@ BATCH = 256
 """Documents whose texts are in memory at once."""
 
 
+CHARACTERS = 1 << 20
+"""Characters that are worked on at once, or one text if it is longer: arrays take some 50 bytes a word."""
+
+
+def slices(texts: Sequence[str]) -> Iterator[slice]:
+    """Stretches of at most `BATCH` texts and `CHARACTERS` characters (or one text)."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        if number > start and (size + len(text) > CHARACTERS or number - start == BATCH):
+            yield slice(start, number)
+            start, size = number, 0
+        size += len(text)
+    if texts:
+        yield slice(start, len(texts))
+
+
 class Texts(Protocol):
     """Documents numbered 0, 1, ... whose texts can be read again."""
 
@@ -54,13 +70,15 @@ class ParquetTexts:
         return int(self.starts[-1])
 
     def read(self, wanted: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, list[str]]]:
-        """(numbers, texts), `BATCH` rows of a file at a time; files without a wanted document are not opened."""
+        """(numbers, texts), at most `BATCH` rows and some MB at a time; files without a wanted one are not opened."""
         for path, start, stop in zip(self.paths, self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
             here = None if wanted is None else wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
             if start == stop or (here is not None and not len(here)):
                 continue
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=BATCH, columns=[self.column]):
+                size = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
+                rows_at_once = max(1, min(BATCH, 4 * CHARACTERS * (stop - start) // max(1, size)))
+                for batch in file.iter_batches(batch_size=rows_at_once, columns=[self.column]):
                     rows = np.arange(start, start + batch.num_rows)
                     if here is not None:
                         rows = here[np.searchsorted(here, start) : np.searchsorted(here, start + batch.num_rows)]

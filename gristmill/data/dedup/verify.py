@@ -13,7 +13,7 @@ import numpy as np
 
 from gristmill.core.files import disk_errors
 from gristmill.data.dedup.shingles import overlap, shingle_sets
-from gristmill.data.dedup.texts import Texts
+from gristmill.data.dedup.texts import Texts, slices
 
 
 class ShingleSets:
@@ -40,11 +40,12 @@ class ShingleSets:
         """Read the texts of these documents, unless that was done, and keep their sets."""
         with disk_errors(self._folder):
             for batch, texts in self.texts.read(numbers[self._begins[numbers] < 0]):
-                values, offsets = shingle_sets(texts)
-                self._begins[batch] = offsets[:-1] + self._stored
-                self._sizes[batch] = np.diff(offsets)
-                self._file.write(values.data)
-                self._stored += len(values)
+                for part in slices(texts):
+                    values, offsets = shingle_sets(texts[part])
+                    self._begins[batch[part]] = offsets[:-1] + self._stored
+                    self._sizes[batch[part]] = np.diff(offsets)
+                    self._file.write(values.data)
+                    self._stored += len(values)
             self._file.flush()
         if self._stored:
             self._values = np.memmap(self._file, np.uint64, "r", shape=(self._stored,))  # type: ignore[call-overload]

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.data.signals import CODE, PROSE, SIGNALS, Batch, measure, measure_batch
+from gristmill.data.signals import CODE, PROSE, SIGNALS, Batch, measure, measure_batch, remove_lines
 from gristmill.data.signals.batch import BATCH_TEXTS
+from gristmill.data.signals.lines import C4_LINES, FINEWEB_LINES, remove_lines_batch
 from gristmill.data.signals.repetition import repeated_ngrams
 from tests.data.signals.documents import MADE, real_documents
-from tests.data.signals.slow import SLOW
+from tests.data.signals.slow import SLOW, gone, lines_of
 
 PIECES = ["a", "The", "that", "cc", "END.", "go!", 'so?"', "wait...", "x…", "#tag", "{", "lorem ipsum", "JavaScript",
           "use cookies", "- ", "• ", "12", "CAPS", "中文。", "日本", "ไทย", "e\u0301", "😀", "👩\u200d👩",
@@ -48,7 +49,7 @@ def test_signals_of_hand_made_documents_equal_their_slow_reading(text: str) -> N
 
 @pytest.mark.slow
 def test_signals_of_real_documents_equal_their_slow_reading() -> None:
-    texts = real_documents(15)
+    texts = real_documents(4)
     columns = measure_batch(texts)
     for place, text in enumerate(texts):
         agree(text, {name: float(column[place]) for name, column in columns.items()})
@@ -81,6 +82,7 @@ def test_only_the_wanted_signals_are_computed() -> None:
     assert set(measure_batch(["a"], only=["words_v1"])) == {f"words_v1.{value}" for value in SLOW["words_v1"]("")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a" * 10_000_000, "." * 10_000_000, "\n" * 10_000_000, " " * 10_000_000, "{" * 10**7])
 def test_ten_megabytes_of_one_character_take_seconds(text: str) -> None:
     began = time.process_time()
@@ -89,6 +91,16 @@ def test_ten_megabytes_of_one_character_take_seconds(text: str) -> None:
     assert values["length_v1.characters"] == 10_000_000
     assert values["characters_v1.entropy"] == 0
     assert values["words_v1.longest"] == (0 if text.isspace() else 10_000_000)
+
+
+@settings(deadline=None, max_examples=100)
+@given(TEXTS, st.booleans())
+def test_removing_lines_takes_just_those_lines(text: str, terminal: bool) -> None:
+    edited = remove_lines(text, C4_LINES if terminal else FINEWEB_LINES)
+    assert lines_of(edited.text) == [line for line in lines_of(text) if not gone(line, terminal)]
+    assert sum(edited.removed.values()) == len(lines_of(text)) - len(lines_of(edited.text))
+    assert remove_lines(edited.text, edited.removed).text == edited.text
+    assert remove_lines_batch(Batch(["no end", text]), edited.removed)[1] == edited
 
 
 def test_lone_surrogates_are_measured() -> None:

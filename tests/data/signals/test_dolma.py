@@ -70,7 +70,7 @@ def test_gopher_taggers_on_any_documents(texts: list[str]) -> None:
 
 @pytest.mark.slow
 def test_gopher_taggers_on_real_documents() -> None:
-    check(real_documents(60))
+    check(real_documents(30))
 
 
 def test_c4_taggers() -> None:

@@ -72,6 +72,11 @@ class SpacyWords:
                 kinds += "".join(self._kinds[run]) if run else ""
         return 1 + len(_SENTENCE.findall(kinds))
 
+    def forget(self) -> None:
+        """Drop what is remembered; nothing but speed changes."""
+        self._words.clear()
+        self._kinds.clear()
+
     def _renew(self) -> None:
         """spaCy's store of strings only grows, so a new one is made now and then."""
         self._tokenizer: Any = self._blank()
