@@ -23,6 +23,7 @@ test: dev browser  ## all tests that guard a change
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not verify" -n $(JOBS) $(ARGS)
 
 verify: dev browser  ## the slow proofs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[proofs]"
 	$(BIN)/python -m pytest -m verify --timeout=3600 $(ARGS)
 
 lint: dev  ## style, types, import directions

@@ -7,9 +7,7 @@ import unicodedata
 from typing import Literal
 
 from gristmill.core.config import config
-
-PROGRAMMING = frozenset({"python", "c", "cpp", "java", "javascript", "rust", "go", "shell"})
-"""Values of `language` that mean code."""
+from gristmill.data.programming import PROGRAMMING
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
 _ASCII_CONTROLS = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +18,19 @@ from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_atomic, write_json
 from gristmill.core.hashing import digest
 from gristmill.tokenizer import chat
+from gristmill.tokenizer.alphabet import bytes_of
+from gristmill.tokenizer.fast import FastEncoder, Ids, open_fast
+from gristmill.tokenizer.limits import LARGEST_ID, parse, read_text
+from gristmill.tokenizer.losses import losses
 from gristmill.tokenizer.splits import split_named
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """The files of a saved tokenizer: what a model folder must carry beside its weights."""
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "cls_token", "sep_token")
+FAST_CHARACTERS = 1 << 19
+"""From this much text in one batch on, opening the fast encoder (up to a second) is worth it."""
+
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -36,13 +44,16 @@ class Tokenizer:
 
     def __init__(self, specification: str, config: Mapping[str, Any]) -> None:
         """specification: content of `tokenizer.json`. config: content of `tokenizer_config.json`."""
+        parsed = parse(specification, "tokenizer.json")
         try:
             self._text = tokenizers.Tokenizer.from_str(specification)
             self._marked = tokenizers.Tokenizer.from_str(specification)
-        except Exception as error:
+        except BaseException as error:  # a panic in the library derives from BaseException
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise UserError(f"tokenizer.json cannot be read ({error})") from error
         self.config = dict(config)
-        named = {role: _content(self.config.get(role)) for role in ROLES}
+        named = {role: content_of(self.config.get(role)) for role in ROLES}
         for backend in (self._text, self._marked):
             backend.no_truncation()
             backend.no_padding()
@@ -57,7 +68,10 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self._added = {i: token.content for i, token in added.items()}
         self._vocabulary = self._text.get_vocab(with_added_tokens=True)
-        self.vocab_size: int = max(self._vocabulary.values()) + 1
+        largest = max(self._vocabulary.values(), default=-1)
+        if not 0 <= largest <= LARGEST_ID:
+            raise UserError(f"tokenizer.json holds no tokens, or an id above {LARGEST_ID}")
+        self.vocab_size: int = largest + 1
         self.bos_id, self.pad_id, self.unk_id = (self._id(r) for r in ("bos_token", "pad_token", "unk_token"))
         self.mask_id = self._id("mask_token")
         """What stands for a hidden token (masked language models), or None."""
@@ -71,7 +85,9 @@ class Tokenizer:
                             fix="add \"eos_token\" to its tokenizer_config.json")
         self.eos_id: int = eos
         self.special_tokens.setdefault("eos_token", self._added.get(eos, ""))
-        parts = _component_types(json.loads(specification).get("decoder"))
+        self.losses: list[str] = losses(parsed)
+        """What text may lose on its way to ids and back; empty where every text comes back exactly."""
+        parts = _component_types(parsed.get("decoder"))
         self._byte_level = "ByteLevel" in parts
         self._sentencepiece = not self._byte_level and bool({"ByteFallback", "Metaspace"} & parts)
         self._drops_first_space = self._sentencepiece and bool({"Strip", "Metaspace"} & parts)
@@ -80,16 +96,22 @@ class Tokenizer:
     # Opening and saving
 
     @classmethod
-    def load(cls, folder: Path | str) -> Tokenizer:
+    def load(cls, folder: Path | str, *, split: str | None = None) -> Tokenizer:
         """Open any folder with `tokenizer.json` (and tokenizer_config.json, chat_template.jinja where there are).
 
-        Raises UserError where the folder holds no readable tokenizer.
+        Where there is none, the older files are read: `vocab.txt` (WordPiece), `vocab.json` with `merges.txt`, a
+        SentencePiece `.model`, `.tiktoken` ranks; each of them, and a tokenizer.json, may also be named itself.
+        split: the pre-tokenizer (splits.SPLITS) of a file that does not tell its own.
+        Raises UserError where there is no readable tokenizer.
         """
         folder = Path(folder)
+        if folder.name == "tokenizer.json" and folder.is_file():
+            folder = folder.parent
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise UserError("there is no tokenizer.json here", where=str(folder),
-                            fix="name the folder of a tokenizer or of a model that carries one")
+            from gristmill.tokenizer.public import open_public
+
+            return open_public(folder, split)
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         specials = folder / "special_tokens_map.json"
         if specials.exists():
@@ -98,9 +120,7 @@ class Tokenizer:
         if (folder / "chat_template.jinja").exists():
             config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         try:
-            return cls(path.read_text(encoding="utf-8"), config)
-        except UnicodeDecodeError as error:
-            raise UserError("this is not UTF-8 text", where=str(path)) from error
+            return cls(read_text(path), config)
         except UserError as error:
             raise UserError(error.what, where=str(path), fix=error.fix) from error
 
@@ -149,6 +169,11 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", self.config)
         write_json(folder / "special_tokens_map.json", self.special_tokens)
 
+    @property
+    def specification(self) -> str:
+        """The content of its tokenizer.json."""
+        return self._marked.to_str()
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that decides what ids a text or a conversation gets."""
@@ -170,18 +195,45 @@ class Tokenizer:
             raise _not_text(text) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as `encode` gives them, on all cores."""
-        return [encoding.ids for encoding in self._encodings(texts)]
+        """Token ids of each text, as `encode` gives them, on all cores; `encode_flat` is many times faster."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Like `encode_batch`, as arrays (tokens,) of uint32."""
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in self._encodings(texts)]
+        ids, lengths = self.encode_flat(texts)
+        ends = np.cumsum(lengths).tolist()
+        return [ids[end - length:end] for end, length in zip(ends, lengths.tolist(), strict=True)]
 
-    def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def encode_flat(self, texts: Sequence[str | bytes]) -> Ids:
+        """Token ids of all texts one after another (tokens,) uint32, and how many each text has (texts,) int64.
+
+        Texts may be given as UTF-8. The ids are those of `encode`; see `fast` for when the fast encoder finds them.
+        """
+        texts = list(texts)
         try:
-            return self._text.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError as error:
+            fast = self._fast[0] if "_fast" in self.__dict__ or sum(map(len, texts)) >= FAST_CHARACTERS else None
+            return self._encode_slowly(texts) if fast is None else fast.encode(texts)
+        except (TypeError, AttributeError, UnicodeError) as error:
             raise _not_text(*texts) from error
+
+    def _encode_slowly(self, texts: Sequence[str | bytes]) -> Ids:
+        plain = [text.decode() if isinstance(text, bytes) else text for text in texts]
+        found = [encoding.ids for encoding in self._text.encode_batch_fast(plain, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
+        flat = itertools.chain.from_iterable(found)
+        return np.fromiter(flat, dtype=np.uint32, count=int(lengths.sum())), lengths
+
+    @cached_property
+    def _fast(self) -> tuple[FastEncoder | None, str]:
+        return open_fast(json.loads(self._text.to_str()), self._encode_slowly)
+
+    @property
+    def engine(self) -> str:
+        """What encodes large batches: gigatoken, or tokenizers and why."""
+        return self._fast[1] if self._fast[0] is not None else f"tokenizers ({self._fast[1]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of `text` as the beginning of a document: what the public tokenizer gives by default.
@@ -224,7 +276,7 @@ class Tokenizer:
         if piece is None:  # a hole in the vocabulary
             return b""
         if self._byte_level:
-            return _from_byte_alphabet(piece)
+            return bytes_of(piece)
         byte = BYTE_PIECE.fullmatch(piece) if self._sentencepiece else None
         return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 
@@ -329,7 +381,7 @@ def configuration(*, chat_template: str | None, **roles: str | None) -> dict[str
     return config
 
 
-def _content(token: Any) -> str | None:
+def content_of(token: Any) -> str | None:
     """A special token as transformers writes it: text, or a mapping with its text under `content`."""
     return token.get("content") if isinstance(token, Mapping) else token
 
@@ -342,25 +394,13 @@ def _component_types(part: Any) -> set[str]:
     return set().union(*(_component_types(value) for value in part)) if isinstance(part, list) else set()
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's reversible alphabet: every byte as one printable character."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    moved = [byte for byte in range(256) if byte not in set(kept)]
-    return {chr(b): b for b in kept} | {chr(256 + i): b for i, b in enumerate(moved)}
-
-
-BYTE_ALPHABET = _byte_alphabet()
-
-
-def _from_byte_alphabet(piece: str) -> bytes:
-    """The bytes of a byte-level piece; one with foreign characters stands for its own text, as in the library."""
-    if all(letter in BYTE_ALPHABET for letter in piece):
-        return bytes(BYTE_ALPHABET[letter] for letter in piece)
-    return piece.encode()
-
-
 def _not_text(*texts: Any) -> UserError:
     for text in texts:
+        if isinstance(text, bytes):
+            try:
+                text = text.decode()
+            except UnicodeDecodeError:
+                return UserError("the bytes are no UTF-8", fix="decode them with errors=\"replace\" first")
         if not isinstance(text, str):
             return UserError(f"a {type(text).__name__} is no text", fix="give a str")
         if any("\ud800" <= letter <= "\udfff" for letter in text):

@@ -16,10 +16,12 @@ from gristmill.core.progress import Progress, Silent
 from gristmill.tokens.shards import FORMAT, ShardWriter, TokenShards
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
     from gristmill.tokenizer.tokenizer import Tokenizer
 
-BATCH_BYTES = 1 << 21
-"""Text, in bytes, that is encoded at once."""
+BATCH_BYTES = 1 << 23
+"""Text, in bytes, that is encoded at once; a longer document is a batch of its own."""
 
 
 def materialise(
@@ -46,8 +48,6 @@ def materialise(
         shards.verify()
         return shards
     start, end = tokenizer.document_start_id, tokenizer.document_end_id
-    before = np.array([] if start is None else [start], dtype=np.uint32)
-    after = np.array([end], dtype=np.uint32)
     progress = progress or Silent()
     with (
         ShardWriter(folder, tokenizer.vocab_size, about=about) as writer,
@@ -55,15 +55,15 @@ def materialise(
     ):
         documents = 0
         rows = read_documents(corpus.path, split, columns=["id", "text", "language", "metadata"])
-        for batch in _batches(rows, limit_bytes):
-            read = 0
-            for row, ids in zip(batch, tokenizer.encode_arrays([row["text"] for row in batch]), strict=True):
-                size = len(row["text"].encode())
-                writer.add(np.concatenate([before, ids, after]), row["id"], size, language=row["language"],
-                           pair=_pair(row["metadata"]))
-                read += size
-            documents += len(batch)
-            bar.advance(read / 1e6)
+        for batch, sizes in _batches(rows, limit_bytes):
+            # As UTF-8 from Parquet to the encoder: no text is decoded on the way.
+            ids, lengths = tokenizer.encode_flat(batch.column("text").cast("binary").to_pylist())
+            framed, lengths = _framed(ids, lengths, start, end, writer.dtype)
+            writer.extend(framed, lengths, batch.column("id").to_pylist(), sizes.tolist(),
+                          batch.column("language").to_pylist(),
+                          [_pair(metadata) for metadata in batch.column("metadata").to_pylist()])
+            documents += batch.num_rows
+            bar.advance(int(sizes.sum()) / 1e6)
         if not documents:
             reason = "holds no document" if limit_bytes is None else f"has no document within {limit_bytes} bytes"
             raise UserError(f"the split {split!r} of this corpus {reason}", where=corpus.name,
@@ -71,25 +71,41 @@ def materialise(
         return writer.finish()
 
 
-def _batches(rows: Iterator, limit_bytes: int | None) -> Iterator[list[dict[str, str]]]:
-    """Documents in the corpus's order, about BATCH_BYTES of text a batch."""
-    batch: list[dict[str, str]] = []
-    size = total = 0
+def _framed(ids: np.ndarray, lengths: np.ndarray, start: int | None, end: int, dtype: np.dtype
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Documents' ids (tokens,) with their first and last special tokens, and the new lengths (documents,)."""
+    whole = lengths + (1 if start is None else 2)
+    ends = np.cumsum(whole)
+    text = np.ones(int(ends[-1]) if len(ends) else 0, dtype=bool)
+    text[ends - 1] = False
+    if start is not None:
+        text[ends - whole] = False
+    framed = np.empty(len(text), dtype=dtype)
+    framed[text] = ids
+    framed[ends - 1] = end
+    if start is not None:
+        framed[ends - whole] = start
+    return framed, whole
+
+
+def _batches(rows: Iterator[RecordBatch], limit_bytes: int | None) -> Iterator[tuple[RecordBatch, np.ndarray]]:
+    """Documents in the corpus's order, about BATCH_BYTES of text a batch, with the UTF-8 bytes of each text."""
+    import pyarrow.compute as pc
+
+    total = 0
     for table in rows:
-        for row in table.to_pylist():
-            length = len(row["text"].encode())
-            total += length
-            if limit_bytes is not None and total > limit_bytes:
-                if batch:
-                    yield batch
-                return
-            batch.append(row)
-            size += length
-            if size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+        sizes = np.asarray(pc.binary_length(table.column("text")), dtype=np.int64)
+        ends = np.cumsum(sizes)
+        allowed = table.num_rows if limit_bytes is None else int(np.searchsorted(ends, limit_bytes - total, "right"))
+        first = 0
+        while first < allowed:
+            before = int(ends[first - 1]) if first else 0
+            last = min(allowed, max(first + 1, int(np.searchsorted(ends, before + BATCH_BYTES, "right"))))
+            yield table.slice(first, last - first), sizes[first:last]
+            first = last
+        if allowed < table.num_rows:
+            return
+        total += int(sizes.sum())
 
 
 def _pair(metadata: str) -> str:

@@ -16,6 +16,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -191,23 +192,41 @@ class ShardWriter:
 
         pair: the same for documents that are translations of each other, empty for none.
         """
+        self.extend(ids, np.array([len(ids)]), [name], [text_bytes], [language], [pair])
+
+    def extend(self, ids: np.ndarray, lengths: np.ndarray, names: Sequence[str], text_bytes: Sequence[int],
+               languages: Sequence[str], pairs: Sequence[str]) -> None:
+        """Append many documents at once, with the result of adding one after another.
+
+        ids: token ids (tokens,) of all of them. lengths: how many belong to each (documents,).
+        """
+        ends = np.cumsum(lengths, dtype=np.int64)
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
-            raise UserError(f"token ids outside the vocabulary of {self.vocab_size}", where=f"document {name}",
+            wrong = int(np.flatnonzero((ids < 0) | (ids >= self.vocab_size))[0])
+            raise UserError(f"token ids outside the vocabulary of {self.vocab_size}",
+                            where=f"document {names[int(np.searchsorted(ends, wrong, side='right'))]}",
                             fix="use the tokenizer that made them")
-        if not self._shards or (self._in_shard + len(ids) > self.shard_tokens and self._in_shard):
-            if self._shards:
-                self._close(self._shards[-1])
-            self._shards.append(f"tokens-{len(self._shards):05d}.bin")
-            self._in_shard = 0
-        self._write(self._shards[-1], np.ascontiguousarray(ids, dtype=self.dtype).tobytes())
-        encoded = name.encode()
-        self._write("ids.bin", encoded)
-        self._in_shard += len(ids)
-        self._offsets.append(self._offsets[-1] + len(ids))
-        self._name_offsets.append(self._name_offsets[-1] + len(encoded))
-        self._bytes.append(text_bytes)
-        self._languages.append(language)
-        self._pairs.append(derive_seed("pair", pair) if pair else -1)
+        stored = np.ascontiguousarray(ids, dtype=self.dtype)
+        first = begin = 0
+        while first < len(ends):
+            if not self._shards or (self._in_shard + ends[first] - begin > self.shard_tokens and self._in_shard):
+                if self._shards:
+                    self._close(self._shards[-1])
+                self._shards.append(f"tokens-{len(self._shards):05d}.bin")
+                self._in_shard = 0
+            fitting = int(np.searchsorted(ends, begin + self.shard_tokens - self._in_shard, side="right"))
+            first = max(first + 1, fitting)
+            stop = int(ends[first - 1])
+            self._write(self._shards[-1], stored[begin:stop].tobytes())
+            self._in_shard += stop - begin
+            begin = stop
+        encoded = [name.encode() for name in names]
+        self._write("ids.bin", b"".join(encoded))
+        self._offsets += (ends + self._offsets[-1]).tolist()
+        self._name_offsets += (np.cumsum([len(name) for name in encoded]) + self._name_offsets[-1]).tolist()
+        self._bytes += [int(size) for size in text_bytes]
+        self._languages += languages
+        self._pairs += [derive_seed("pair", pair) if pair else -1 for pair in pairs]
 
     def finish(self) -> TokenShards:
         """Write the manifest, flush everything to the disk, rename into place and open the result."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,9 +16,10 @@ from gristmill.models.import_stage import ImportModel
 from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
 from tests.models.random_models import random_decoder
+from tests.shared import DATA
 
-DATA = Path(os.environ.get("GRISTMILL_SHARED_DATA", Path(__file__).parents[3] / "shared/data")) / "model"
-BIN = DATA / "aidreams260K.bin"
+MODEL_DATA = DATA / "model"
+BIN = MODEL_DATA / "aidreams260K.bin"
 WAYS = {"yarn": {"context": 256}, "linear": {"context": 256, "rope_scaling": "linear"},
         "dynamic": {"rope_scaling": "dynamic"}, "a dictionary": {"rope_scaling": {"type": "linear", "factor": 3}}}
 

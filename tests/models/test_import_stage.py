@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,9 @@ from gristmill.models.import_stage import ImportModel
 from gristmill.models.loading import load_model
 from tests.models.random_models import random_decoder
 from tests.models.test_gguf import installed
+from tests.shared import DATA
 
-DATA = Path(os.environ.get("GRISTMILL_SHARED_DATA", Path(__file__).parents[3] / "shared/data")) / "model"
+MODEL_DATA = DATA / "model"
 
 
 def run(tmp_path: Path, **options) -> tuple[Path, dict]:
@@ -64,17 +64,17 @@ def test_identity_follows_the_content_of_the_source(folder):
     assert ImportModel(source="owner/name").fingerprint() == {"source": ""}
 
 
-@pytest.mark.skipif(not (DATA / "aidreams260K.bin").exists(), reason="the shared test data are not here")
+@pytest.mark.skipif(not (MODEL_DATA / "aidreams260K.bin").exists(), reason="the shared test data are not here")
 def test_a_llama2c_file_is_imported_with_its_tokenizer(tmp_path):
-    work, metrics = run(tmp_path, source=str(DATA / "aidreams260K.bin"), tokenizer=str(DATA / "tok512.bin"))
+    work, metrics = run(tmp_path, source=str(MODEL_DATA / "aidreams260K.bin"), tokenizer=str(MODEL_DATA / "tok512.bin"))
     assert metrics["vocab_size"] == 512
-    golden = json.loads((DATA / "aidreams260K_golden.json").read_text())
+    golden = json.loads((MODEL_DATA / "aidreams260K_golden.json").read_text())
     lm = LanguageModel.open(work)
     text = lm.generate("", greedy=True, max_tokens=79).text
     assert len(text) > 150
     assert golden["stdout"].startswith(text), "it prints one token more than it lists"
     with pytest.raises(UserError, match="brings no tokenizer"):
-        run(tmp_path, source=str(DATA / "aidreams260K.bin"))
+        run(tmp_path, source=str(MODEL_DATA / "aidreams260K.bin"))
 
 
 @pytest.mark.slow

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +15,16 @@ from gristmill.models import proof
 from gristmill.models.llama2c import MAGIC, V1_HEADER
 from gristmill.models.loading import load_model
 from tests.models.random_models import random_decoder
+from tests.shared import DATA
 
-DATA = Path(os.environ.get("GRISTMILL_SHARED_DATA", Path(__file__).parents[3] / "shared/data")) / "model"
-BIN = DATA / "aidreams260K.bin"
+MODEL_DATA = DATA / "model"
+BIN = MODEL_DATA / "aidreams260K.bin"
 needs_data = pytest.mark.skipif(not BIN.exists(), reason="the shared test data are not here")
 
 
 @needs_data
 def test_greedy_tokens_equal_those_of_run_c():
-    golden = json.loads((DATA / "aidreams260K_golden.json").read_text())
+    golden = json.loads((MODEL_DATA / "aidreams260K_golden.json").read_text())
     wanted = golden["token_ids_after_bos"]
     out = Engine(load_model(BIN)).generate([[golden["bos"]]], Sampling(max_tokens=len(wanted), temperature=0))
     assert out[0].tokens == wanted

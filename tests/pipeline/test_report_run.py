@@ -128,7 +128,7 @@ class FakeRun:
         return f"artifacts/{name}@1"
 
     def data_and_tokens(self) -> Any:
-        from gristmill.data.funnel import Funnel, histogram, tally
+        from gristmill.data.funnel import Tally, count, funnel, length_bin
         from gristmill.tokenizer.train import train_bpe
         from gristmill.tokens.shards import ShardWriter
 
@@ -141,20 +141,23 @@ class FakeRun:
         ]
         sizes = [len(t) for t in texts]
         source = ["python_stdlib" if i % 5 else "files" for i in range(160)]
-        funnel = Funnel()
-        gone = {i: ("max_encoded" if i % 3 else "min_lines") for i in range(0, 160, 9)}
-        funnel.phase("collect", zip(source, sizes, strict=True), [("files", "not UTF-8", 900)] * 3)
-        left = [i for i in range(160) if i not in gone]
-        funnel.phase(
-            "filter", [(source[i], sizes[i]) for i in left], [(source[i], gone[i] + self.evil, sizes[i]) for i in gone]
-        )
-        funnel.phase(
-            "exact", [(source[i], sizes[i]) for i in left[12:]], [(source[i], "exact_duplicate", 10) for i in left[:12]]
-        )
-        funnel.phase(
-            "near", [(source[i], sizes[i]) for i in left[40:]], [(source[i], "near_duplicate", 10) for i in left[12:40]]
-        )
-        reasons = {r: c for p in funnel.phases for r, c in p["dropped"].items()}
+        tally: Tally = {}
+        for _ in range(3):
+            count(tally, ("dropped", "collect", "files", "not UTF-8"), 900)
+        left = [i for i in range(160) if i % 9]
+        for i in range(160):
+            phase = "filter" if not i % 9 else "exact" if i in left[:12] else "near" if i in left[12:40] else ""
+            reason = {"filter": ("max_encoded" if i % 3 else "min_lines") + self.evil}.get(phase, f"{phase}_duplicate")
+            split = "train" if i < 140 else "valid" if i < 150 else "test"
+            for place in (("dropped", phase, source[i], reason),) if phase else (
+                    ("kept", source[i]), ("splits", split), ("languages", "python" if i % 17 else "en"),
+                    ("lengths", str(length_bin(sizes[i])))):
+                count(tally, place, sizes[i])
+        leaked = {"test": {"shared": 0.0031, "documents_over_half": 0}}
+        clusters = {"units": {}, "clusters": {"of_several": 4}, "near_duplicates_across_splits": 0,
+                    "highest_similarity_across_splits": 0.0}
+        described = funnel(tally, {}, clusters, leaked)
+        reasons = described["reasons"]
         example = {"id": names[3], "source": "python_stdlib", "language": "python", "split": "train", "text": texts[3]}
         corpus = self.artifact(
             "corpus",
@@ -165,22 +168,14 @@ class FakeRun:
             48.2,
             {"sources": [{"kind": "python_stdlib"}, {"kind": "files", "path": f"texts{self.evil}/**"}]},
         )
-        self.write(
-            f"{corpus}/funnel.json",
-            {
-                "phases": funnel.phases,
-                "reasons": reasons,
-                "lengths": histogram(sizes),
-                "languages": tally([("python", 900)] * 93 + [("en", 90)] * 9),
-                "splits": tally([("train", 900)] * 88 + [("valid", 800)] * 8 + [("test", 700)] * 6),
-                "clusters": {"of_several": 4},
-                "leakage": {
-                    "unit": "share",
-                    "test": {"shared": 0.0031, "documents_over_half": 0},
-                    "near_duplicates_across_splits": 0,
-                },
-            },
-        )
+        self.write(f"{corpus}/funnel.json", described)
+        self.write(f"{corpus}/signals.json", {
+            "length_v1.words": {"edges": [0, 10, 100], "kept": [3, 90], "dropped": [7, 1],
+                                "rules": [{"rule": f"min_words{self.evil}", "low": 10, "high": None}]},
+            f"odd{self.evil}": {"edges": [0, 1], "kept": [100], "dropped": [0], "rules": []}})
+        self.write(f"{corpus}/contamination.json", {"tasks": {f"exam{self.evil}": {
+            "texts": 9, "texts_found": 1, "documents": 1, "examples": [
+                {"document": f"lib{self.evil}", "item": "q", "words": self.evil}]}}})
         self.write(
             f"{corpus}/examples.json",
             {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.tokenizer.llama2c import load_llama2c, read_pieces
+from tests.shared import DATA
 
-MODEL = Path(__file__).parents[3] / "shared" / "data" / "model"
+MODEL = DATA / "model"
 pytestmark = pytest.mark.skipif(not (MODEL / "tok512.bin").exists(), reason="needs shared/data/model")
 
 

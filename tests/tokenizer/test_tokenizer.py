@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from gristmill.core.errors import UserError
 from gristmill.tokenizer import StreamDecoder, Tokenizer
 from gristmill.tokenizer.train import SPECIAL_TOKENS
+from tests.shared import DATA
 
-GPT2 = Path(__file__).parents[3] / "shared" / "data" / "tokenizer" / "gpt2_bpe.tar.xz"
+GPT2 = DATA / "tokenizer" / "gpt2_bpe.tar.xz"
 SPECIAL_NAMES = st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "end", "\n", "  ", "def f(x):"])
 TEXTS = st.one_of(st.text(st.characters(codec="utf-8"), max_size=60), st.lists(SPECIAL_NAMES, max_size=8).map("".join))
 

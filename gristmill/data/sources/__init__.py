@@ -13,11 +13,27 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from gristmill.core.config import require
+from gristmill.data.sources.books import Books
+from gristmill.data.sources.code import Code
+from gristmill.data.sources.feeds import Feeds
 from gristmill.data.sources.files import Files
+from gristmill.data.sources.hugging_face import HuggingFace
+from gristmill.data.sources.jats import Jats
+from gristmill.data.sources.latex import Latex
+from gristmill.data.sources.mail import Mail
+from gristmill.data.sources.pdf import Pdf
 from gristmill.data.sources.python_functions import PythonFunctions
 from gristmill.data.sources.python_stdlib import PythonStdlib
+from gristmill.data.sources.reddit import Reddit
+from gristmill.data.sources.stackexchange import StackExchange
+from gristmill.data.sources.warc import Warc
+from gristmill.data.sources.wikipedia import Wikipedia
 
-Source = Annotated[PythonStdlib | PythonFunctions | Files, Field(discriminator="kind")]
+Source = Annotated[
+    PythonStdlib | PythonFunctions | Files | Code | HuggingFace | Warc | Wikipedia | StackExchange | Feeds | Books | Pdf
+    | Latex | Jats | Mail | Reddit,
+    Field(discriminator="kind"),
+]
 """Any source; `kind` says which."""
 
 
@@ -42,4 +58,7 @@ def source_names(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-__all__ = ["Files", "PythonFunctions", "PythonStdlib", "Source", "source_from_plain", "source_names"]
+__all__ = [
+    "Books", "Code", "Feeds", "Files", "HuggingFace", "Jats", "Latex", "Mail", "Pdf", "PythonFunctions",
+    "PythonStdlib", "Reddit", "Source", "StackExchange", "Warc", "Wikipedia", "source_from_plain", "source_names",
+]

@@ -262,7 +262,7 @@ class _Reader:
             self.feed.license = self.feed.license or text
 
     def _finish(self, entry: Entry) -> None:
-        entry.feed, entry.language = self.feed.title, entry.language or self.feed.language
+        entry.feed, entry.language = entry.feed or self.feed.title, entry.language or self.feed.language
         entry.license = entry.license or self.feed.license
         self.entry = None
         self.ready.append(entry)

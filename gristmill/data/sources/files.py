@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO, Any, Literal, cast
 
 from gristmill.core.config import config, require
@@ -116,7 +117,7 @@ class Files:
                 yield Reject(document, "nested_archive", "an archive in an archive: unpack one of them")
             elif file.item.suffix in RECORDS:
                 yield from _in_pieces(self._records(file, document), self.piece_kb)
-            elif self.piece_kb and file.item.suffix not in HTML and file.item.size > LONGEST_TEXT // 16:
+            elif self._streams(file.item):
                 yield from self._long_text(file, document)
             else:
                 yield from _in_pieces(iter([self._whole(file, document)]), self.piece_kb)
@@ -152,8 +153,20 @@ class Files:
         """A long text in pieces, never held whole."""
         blocks, encoding = decode_stream(file.again)
         self._describe(document, file.item.suffix, encoding)
-        for number, text in enumerate(pieces(blocks, self.piece_kb * 1024), start=1):
+        parts = pieces(blocks, self.piece_kb * 1024)
+        first, second = next(parts, ""), next(parts, None)
+        if second is None:  # short enough to be one document
+            document.text = first
+            yield document
+            return
+        for number, text in enumerate(chain((first, second), parts), start=1):
             yield _piece(document, number, text)
+
+    def _streams(self, item: Input) -> bool:
+        """Is this a text that may be too long to be held, and that can be read in pieces?"""
+        stripped = self.markup == "strip" and item.suffix in MARKDOWN | RST
+        long = item.compressed or item.size > LONGEST_TEXT // 16
+        return bool(self.piece_kb) and item.suffix not in HTML and not stripped and long
 
     def _describe(self, document: Document, kind: str, encoding: str) -> None:
         if encoding != "utf-8":

@@ -14,6 +14,7 @@ _BLANKS = re.compile(r"[ \t\r\n\f\xa0]+")
 _DROP = frozenset(["script", "style", "template", "iframe", "object", "svg", "noscript", "head", "title", "textarea"])
 _BLOCK = frozenset(["p", "div", "section", "article", "table", "tr", "figure", "figcaption", "details", "summary", "dl",
                     "dt", "dd", "form", "header", "footer", "aside", "main", "hr", "center", "address", "caption"])
+_INLINE = frozenset(["a", "b", "i", "em", "strong", "span", "img", "sub", "sup", "kbd", "small", "s", "del", "u"])
 _CODE_LANGUAGE = re.compile(r"\blang(?:uage)?-([\w+#-]+)")
 _DEEPEST = 8
 """Levels of lists and quotes that are shown; deeper ones look like this one."""
@@ -66,9 +67,9 @@ class _Fragment:
         if not raw:
             return
         if self.code is not None:
-            self.code.append(unescape(raw))
+            self.code.append(unescape(raw) if "&" in raw else raw)
         else:
-            self.line.append(_BLANKS.sub(" ", unescape(raw)))
+            self.line.append(unescape(raw) if "&" in raw else raw)
 
     def _tag(self, name: str, end: bool, rest: str) -> None:
         if self.code is not None:
@@ -78,6 +79,8 @@ class _Fragment:
                 self.code.append("\n")
             elif name == "code" and not end and (found := _CODE_LANGUAGE.search(rest)):
                 self.language = found[1]
+        elif name in _INLINE:
+            return
         elif name == "br":
             self._flush(blank=False)
         elif name == "pre" and not end:

@@ -1,7 +1,7 @@
 """Which licence a text is: by its SPDX line, or by how many of a known licence's word 5-grams it holds.
 
-`licences.json` keeps of each licence a sample of the hashes of its 5-grams, no text. A licence file is the licence of which it holds the largest share, if that is `LEAST_SHARE` or more; a text of
-several licences gives all that it holds.
+`licences.json` keeps a sample of the hashes of the 5-grams of each licence, no text. A licence file is the licence of
+which it holds most, if that is `LEAST_SHARE` or more; a text of several licences gives all that it holds.
 """
 
 from __future__ import annotations

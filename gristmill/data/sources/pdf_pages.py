@@ -1,6 +1,6 @@
-"""The process that opens PDF files for the source `pdf`: run as a script of its own, because a hostile file may hang or
-crash the library. It reads `{size, pages, permissions, seconds}` and a file from its input, and answers with one line of
-JSON: the lines of each page with their boxes, or an error; until the input ends.
+"""The process that opens PDF files for the source `pdf`: run as a script of its own, because a hostile file may hang
+or crash the library. It reads `{size, pages, permissions, seconds}` and a file from its input, and answers with one
+line of JSON, the lines of each page with their boxes or an error, until the input ends.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,9 @@ MEMORY = 4 << 30
 """Bytes of address space of this process."""
 MOST_TEXT = 64 << 20
 """Characters of one file; a book of 1,000 pages has 3 million."""
+HYPHEN = "\ufffe"
+"""What the library writes for a hyphen at the end of a line, without the end of the line."""
+_PIECES = re.compile(f"([^\n{HYPHEN}]*)([\n{HYPHEN}]?)")
 _LOCKED, _COPY = 4, 1 << 4
 _WIDE_GAP = 1.8
 """Times the height of a line: a gap this wide in a line that crosses the page separates two columns."""
@@ -34,7 +38,7 @@ def read(data: bytes, pages: int, permissions: bool) -> dict[str, Any]:
             return {"error": ["locked", "it needs a password"]}
         return {"error": ["damaged_pdf", str(error)]}
     if permissions and not raw.FPDF_GetDocPermissions(document) & _COPY:
-        return {"error": ["copying_forbidden", "its owner forbids taking text out (`ignore_permissions: true` reads it)"]}
+        return {"error": ["copying_forbidden", "its owner forbids it (`ignore_permissions: true` reads it)"]}
     number = len(document)
     about: dict[str, str] = {}
     with contextlib.suppress(Exception):  # a title in a broken encoding
@@ -73,13 +77,14 @@ def _lines(raw: Any, page: Any, width: float) -> list[list[Any]]:
     astral = len(text) * 2 != len(units)  # then places in the text are not those of the buffer
     found = []
     at = 0
-    for piece in text.split("\n"):
+    for piece, end in _PIECES.findall(text):
         line = piece.rstrip("\r")
         for start, stop in _parts(raw, page, line, at, width) if not astral else [(0, len(line))]:
             words = line[start:stop].strip()
             if words:
                 first = at + start + len(line[start:stop]) - len(line[start:stop].lstrip())
                 box = _box(raw, page, first, first + len(words) - 1) if not astral else None
+                words += end if end == HYPHEN and stop == len(line) else ""
                 found.append([words.encode("utf-8", "replace").decode(), *(box or (0.0, 0.0, 0.0, 0.0))])
         at += len(piece) + 1
     return found
@@ -95,10 +100,11 @@ def _parts(raw: Any, page: Any, line: str, at: int, width: float) -> list[tuple[
     for place in range(1, len(line) - 1):
         if line[place] == " ":
             before, after = _char(raw, page, at + place - 1), _char(raw, page, at + place + 1)
-            middle = before is not None and after is not None and 0.35 * width < (before[2] + after[0]) / 2 < 0.65 * width
-            if middle and after[0] - before[2] > _WIDE_GAP * height:  # type: ignore[index]
+            if before is None or after is None or after[0] - before[2] <= _WIDE_GAP * height:
+                continue
+            if 0.35 * width < (before[2] + after[0]) / 2 < 0.65 * width:
                 cuts.append(place)
-    return [(start, stop) for start, stop in zip([0, *cuts], [*cuts, len(line)], strict=True)] if len(cuts) == 1 else whole
+    return [(0, cuts[0]), (cuts[0], len(line))] if len(cuts) == 1 else whole
 
 
 def _box(raw: Any, page: Any, first: int, last: int) -> tuple[float, float, float, float] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -65,38 +66,43 @@ def in_reading_order(lines: Page, width: float) -> list[Line]:
 
 
 def without_running(pages: Sequence[Page]) -> list[list[Line]]:
-    """The pages without lines that stand at the top or bottom of at least three pages (numbers in them not compared),
-    and without page numbers."""
+    """The pages without lines that stand at the top or bottom of at least three pages, with nothing but such lines
+    between them and the edge; numbers in them are not compared, so page numbers go too."""
     counts: Counter[tuple[str, str]] = Counter()
     for page in pages:
-        counts.update(set(_edges(page).values()))
+        counts.update({pattern for edge in _edges(page) for _, pattern in edge})
     kept = []
     for page in pages:
-        edges = _edges(page)
-        kept.append([line for number, line in enumerate(page) if counts[edges.get(number, ("", ""))] < 3])
+        gone = set()
+        for edge in _edges(page):
+            for number, pattern in edge:
+                if counts[pattern] < 3:
+                    break
+                gone.add(number)
+        kept.append([line for number, line in enumerate(page) if number not in gone])
     return kept
 
 
-def _edges(page: Page) -> dict[int, tuple[str, str]]:
-    """(edge, pattern) of the lines at the edges of a page, by their place in it. Patterns: the text with # for
-    numbers."""
+def _edges(page: Page) -> list[list[tuple[int, tuple[str, str]]]]:
+    """(place, (edge, pattern)) of the lines at the top and at the bottom of a page, the outermost first. Patterns: the
+    text with # for numbers."""
     order = sorted(range(len(page)), key=lambda number: -page[number].y1)
     if all(line.x1 <= line.x0 for line in page):
         order = list(range(len(page)))
-    edges = {}
+    edges = []
     for name, numbers in (("top", order[:EDGE]), ("bottom", order[::-1][:EDGE])):
+        edge = []
         for number in numbers:
-            text = " ".join(page[number].text.lower().split())
-            pattern = _DIGITS.sub("#", "#" if _ROMAN.match(text) else text)
-            if len(text) <= 150 and number not in edges:
-                edges[number] = (name, pattern)
+            text = " ".join(page[number].text.lower().split())[:150]
+            edge.append((number, (name, _DIGITS.sub("#", "#" if _ROMAN.match(text) else text))))
+        edges.append(edge)
     return edges
 
 
 def running_text(pages: Sequence[Page]) -> str:
     """Pages (without running heads, in reading order) as paragraphs with a blank line between them."""
     compounds = {word.lower() for page in pages for line in page for word in _COMPOUND.findall(line.text)}
-    gaps = [above.y1 - below.y1 for page in pages for above, below in zip(page, page[1:], strict=False)
+    gaps = [above.y1 - below.y1 for page in pages for above, below in pairwise(page)
             if 0 < above.y1 - below.y1 < 40 and above.x1 > above.x0]
     step = median(gaps) if gaps else 0.0
     paragraphs: list[str] = []
@@ -143,7 +149,8 @@ def _breaks(before: str, last: Line | None, line: Line, step: float, widest: dic
     indented = 6 < line.x0 - last.x0 < 60
     edge = max(widest.get(round(last.x0 / 60), last.x1), widest.get(round(line.x0 / 60), line.x1))
     short = last.x1 < edge - 0.15 * max(edge - last.x0, 1.0)
-    return (ended and (indented or short)) or (indented and short) or (short and last.x1 < edge - 0.4 * (edge - last.x0))
+    very_short = last.x1 < edge - 0.4 * max(edge - last.x0, 1.0)
+    return (ended and (indented or short)) or (indented and short) or very_short
 
 
 def join(before: str, after: str, compounds: set[str]) -> str:
@@ -151,11 +158,12 @@ def join(before: str, after: str, compounds: set[str]) -> str:
     if before.endswith(_HYPHENS) and after:
         stem = before[:-1]
         start, end = _WORD_START.match(after), _WORD_END.search(stem)
-        if before[-1] != "-" and start:
+        if before[-1] not in "-\ufffe" and start:
             return stem + after
         if start and end and start[1].islower():
             known = f"{end[0]}-{start[1]}".lower() in compounds
             return f"{stem}-{after}" if known else stem + after
         if end and start:
-            return before + after
+            return f"{stem}-{after}"
+        before = before.replace("\ufffe", "-")
     return f"{before} {after}"

@@ -7,9 +7,10 @@ import re
 from collections import Counter
 
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "private_key": (r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{40,8000}?)"
-                    r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", ("PRIVATE KEY",)),
-    "aws_key": (r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}(?![A-Za-z0-9])", ("AKIA", "ASIA", "AROA", "AIDA")),
+    "private_key": ((r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{40,8000}?)"
+                    r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"), ("PRIVATE KEY",)),
+    "aws_key": (r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}(?![A-Za-z0-9])",
+                ("AKIA", "ASIA", "AROA", "AIDA")),
     "github_token": (r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b", ("gh", "github_pat_")),
     "gitlab_token": (r"\bglpat-[A-Za-z0-9_-]{20,}", ("glpat-",)),
     "slack_token": (r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}|https://hooks\.slack\.com/services/T\w+/B\w+/\w{20,}",
@@ -28,10 +29,11 @@ _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Kind -> its form, and what a text must hold for the form to be looked for at all."""
 _PATTERNS = {kind: (re.compile(pattern), signs) for kind, (pattern, signs) in _KINDS.items()}
 _ASSIGNED = re.compile(
-    r"""(?ix)\b[\w.-]{0,40}(?:secret|token|passw(?:or)?d|passwd|api[_-]?key|auth[_-]?key|access[_-]?key|private[_-]?key
-    |credential|client[_-]?secret)[\w-]{0,20}["']?\s*(?:=>|:=|[:=])\s*["'](?P<value>[^\s"'\\]{16,200})["']""")
+    r"""(?i)(?:secret|token|passw(?:or)?d|api[_-]?key|auth[_-]?key|access[_-]?key|private[_-]?key|credential)"""
+    r"""[\w-]{0,20}["']?\s{0,8}(?:=>|:=|[:=])\s{0,8}["'](?P<value>[^\s"'\\]{16,200})["']""")
 _PLAIN = re.compile(r"(?i)example|placeholder|changeme|your[_-]|dummy|xxx|test|sample|foobar|secret|passw|token|\.\.\.|"
                     r"1234567|abcdef|^[a-z]+(?:[_.:/-][a-z]+)*$|^[A-Z][A-Z_]+$|^[./]|[<>{}()$%\[\]]|://|^\w+\.\w+$")
+_EXAMPLE = re.compile(r"(?i)passw(?:or)?d|pass(?:phrase)?|secret|passwd|pwd|token|my\w*|your\w*|example|x+|\*+|hidden")
 LEAST_ENTROPY = 3.5
 """Bits a character of a value that counts as random: hexadecimal has at most 4, Base64 6, words of 16 letters 3."""
 
@@ -41,9 +43,13 @@ def scrub(text: str) -> tuple[str, Counter[str]]:
     found: Counter[str] = Counter()
     for kind, (pattern, signs) in _PATTERNS.items():
         if any(sign in text for sign in signs):
-            text, number = pattern.subn(f"<secret:{kind}>", text)
-            if number:
-                found[kind] += number
+            def replaced(match: re.Match[str], kind: str = kind) -> str:
+                if kind == "url_password" and _EXAMPLE.fullmatch(match[0].partition(":")[2]):
+                    return match[0]
+                found[kind] += 1
+                return f"<secret:{kind}>"
+
+            text = pattern.sub(replaced, text)
 
     def value(match: re.Match[str]) -> str:
         held = match["value"]

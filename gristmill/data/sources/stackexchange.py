@@ -13,7 +13,16 @@ from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
 from gristmill.data.sources.html_fragment import fragment_text
 from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.stackexchange_posts import ANSWER, QUESTION, Answers, BrokenRow, Row, attributes, rows
+from gristmill.data.sources.stackexchange_posts import (
+    ANSWER,
+    QUESTION,
+    Answers,
+    BrokenRow,
+    Row,
+    attributes,
+    numbers,
+    rows,
+)
 from gristmill.data.sources.text import whole_characters
 from gristmill.data.sources.times import utc_time
 
@@ -105,7 +114,7 @@ class StackExchange:
                 if raw is None or kind is None or kind[1] not in (b"1", b"2"):
                     continue
                 try:
-                    row = attributes(raw)
+                    row = numbers(raw)
                 except BrokenRow:
                     continue
                 if row.get("PostTypeId") == QUESTION:
@@ -119,7 +128,7 @@ class StackExchange:
         for _, raw in self._rows(part):
             if raw and (kind := _TYPE.search(raw)) and kind[1] == b"1":
                 try:
-                    found.add(_number(attributes(raw), "Id"))
+                    found.add(_number(numbers(raw), "Id"))
                 except BrokenRow:
                     continue
         return found
@@ -143,7 +152,8 @@ class StackExchange:
                     yield Reject(document, "too_long", f"more than longest_kb: {self.longest_kb}")
                     continue
                 try:
-                    row = attributes(raw)
+                    row = numbers(raw)
+                    row = attributes(raw) if row.get("PostTypeId") == QUESTION else row
                 except BrokenRow as problem:
                     document.text = raw[:2000].decode("utf-8", "replace")
                     yield Reject(document, "broken_xml", f"the row at byte {offset}: {problem}")

@@ -10,7 +10,6 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +19,10 @@ from gristmill.data.sources.xml_characters import without_forbidden
 QUESTION, ANSWER = "1", "2"
 _CHUNK = 1 << 18
 _ROW = b"<row"
-_NAME = re.compile(r"\s*(?:([A-Za-z_][\w.:-]*+)\s*=\s*(?:\"([^\"]*+)\"|'([^']*+)')|(/?>?)\s*$)")
+_NAME = re.compile(r"\s*(?:([A-Za-z_][\w.:-]*+)\s*=\s*(?:\"([^\"]*+)\"|'([^']*+)')|(/?>)|$)")
+_SHAPE = re.compile(rb'<row(?:\s+[\w:.-]++="[^"<]*+")*+\s*/?>')
+_NUMBER = re.compile(rb'\s(Id|PostTypeId|ParentId|Score)="(-?\d+)"')
+_REFERENCE = re.compile(r"&#(?:[xX]([0-9a-fA-F]{1,8})|([0-9]{1,10}));")
 _CACHE_KB = 32 << 10
 """Memory of the scratch database."""
 _BATCH, _BATCH_BYTES = 512, 1 << 19
@@ -43,9 +45,29 @@ def attributes(raw: bytes) -> Row:
                 raise BrokenRow("it ends before `/>`")
             return row
         value = match[2] if match[2] is not None else match[3]
-        row[match[1]] = unescape(value) if "&" in value else value
+        row[match[1]] = _unescaped(value) if "&" in value else value
         at = match.end()
     raise BrokenRow(f"no attribute begins at its byte {at}: {text[at: at + 40]!r}")
+
+
+def numbers(raw: bytes) -> Row:
+    """The type, number, question and score of a row, without unpacking its text. Raises BrokenRow."""
+    if not _SHAPE.fullmatch(raw):
+        return attributes(raw)
+    return {name.decode(): value.decode() for name, value in _NUMBER.findall(raw)}
+
+
+def _unescaped(value: str) -> str:
+    """XML's own entities; five calls of `replace` are ten times faster than one of `html.unescape`."""
+    if "&#" in value:
+        value = _REFERENCE.sub(_character, value.replace("&#xA;", "\n").replace("&#xD;", "\r"))
+    value = value.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&apos;", "'")
+    return value.replace("&amp;", "&")
+
+
+def _character(match: re.Match[str]) -> str:
+    code = int(match[1], 16) if match[1] else int(match[2])
+    return "&amp;" if code == 38 else chr(code)  # `without_forbidden` left only those that can be
 
 
 def rows(stream: IO[bytes], start: int, longest: int) -> Iterator[tuple[int, bytes | None]]:

@@ -43,24 +43,28 @@ def records(window: Window, start: int, stop: int | None, *, kinds: Collection[s
     members = Members(window)
     position = members.anchor(start) if start and members.compressed else 0
     end = window.size if stop is None else min(stop, window.size)
+    opened: tuple[int, Member, bytes] | None = None
+    """A member whose first bytes were read to see what it is."""
     while position < end:
         reader: _Reader | None = None
         try:
             position = members.begins(position)
             if position >= end:
                 return
-            reader = _Reader(members, position, start, kinds, longest)
+            if opened is None or opened[0] != position:
+                opened = position, members.open(window, position), b""
+            reader = _Reader(members, opened[1], opened[2], start, kinds, longest)
             for record in reader:
                 if record.offset >= end:
                     return
                 if record.offset >= start:
                     yield record
-            position = reader.member.end
+            position, opened = reader.member.end, reader.following
         except Damaged as problem:
             record = Record(position) if reader is None else reader.current
             if record.offset >= end:
                 return
-            record.reason, record.problem = problem.reason, problem.detail
+            record.reason, record.problem, opened = problem.reason, problem.detail, None
             if record.offset >= start:
                 yield record
             if reader is not None and reader.next_member:
@@ -75,15 +79,18 @@ def records(window: Window, start: int, stop: int | None, *, kinds: Collection[s
 class _Reader:
     """The records of one member, and of those after it that go on where it ends."""
 
-    def __init__(self, members: Members, start: int, wanted_from: int, kinds: Collection[str], longest: int) -> None:
+    def __init__(self, members: Members, member: Member, head: bytes, wanted_from: int, kinds: Collection[str],
+                 longest: int) -> None:
         self.members, self.wanted_from, self.kinds, self.longest = members, wanted_from, kinds, longest
-        self.member: Member = members.open(members.window, start)
-        self.data, self.at = b"", 0
+        self.member = member
+        self.data, self.at = head, 0
+        self.following: tuple[int, Member, bytes] | None = None
+        """The member after the last one, opened to see what it is."""
         self.base = 0
         """Where `data` begins in the unpacked member."""
         self.next_member = 0
         """Where a member was met that begins a record inside of another record."""
-        self.current = Record(start)
+        self.current = Record(member.start)
 
     def __iter__(self) -> Iterator[Record]:
         while True:
@@ -193,6 +200,7 @@ class _Reader:
                     raise
                 return False  # it is said when its turn comes
             if head.startswith(MAGIC):
+                self.following = start, following, head
                 if inside:
                     self.next_member = start
                     raise Damaged("truncated_record", f"the next one begins inside of it, at byte {start}")

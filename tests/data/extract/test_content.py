@@ -3,7 +3,6 @@
 import json
 import re
 import tarfile
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 from gristmill.data.extract import Extracted, content_blocks, extract, main_text
 from gristmill.data.extract.markup import segment
 from gristmill.data.sources.text import Unreadable, decode
+from tests.shared import DATA
 
-GOLD = Path("/work/shared/data/web/html_pages_144.tar.xz")
+GOLD = DATA / "web/html_pages_144.tar.xz"
 
 SENTENCES = [
     "The mill stands at the end of the valley, where the river turns, and it has ground corn for three hundred years.",

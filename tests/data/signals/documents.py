@@ -2,18 +2,18 @@
 
 import gzip
 import json
-import os
 import tarfile
-from pathlib import Path
 
 import pytest
 
-DATA = Path(os.environ.get("GRISTMILL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+from tests.shared import DATA
+
 PROSE = (
     "The old mill stood by the river, and nobody had worked in it for years. People said that the wheel still turned "
     "on windy nights! Do you believe them? Mr. Brown, who can't sleep well, says he'll have seen it. \"It was a very "
     "strange thing to look at,\" he told us. We went with him to the place one evening, but nothing happened at all."
 )
+
 MADE = [
     "", " \n\t\n", "word", "One line without an end", "\n\n\n",
     PROSE, PROSE + "\n", f"{PROSE}\n\n{PROSE.upper()}\n\nA third paragraph with its own words ends here.",
