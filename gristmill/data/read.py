@@ -238,7 +238,9 @@ class Rows(contextlib.AbstractContextManager["Rows"]):
     """A Parquet file that grows by batches and gets its name when it is whole."""
 
     def __init__(self, path: Path | str, schema: pa.Schema) -> None:
-        self.path, self.part, self.schema = Path(path), Path(f"{path}.part"), schema
+        self.path, self.schema = Path(path), schema
+        # A worker whose parent was killed may still be at the same unit.
+        self.part = Path(f"{path}.{os.getpid()}.part")
         self.pending: list[dict[str, Any]] = []
 
     def __enter__(self) -> Rows:

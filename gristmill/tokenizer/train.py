@@ -245,8 +245,9 @@ def _wordpiece(texts: Iterable[list[str]], plan: Plan) -> tokenizers.Tokenizer:
         for text in batch:
             counts.update(text if change is None else change.normalize_str(text))
     common = sorted(counts, key=lambda one: (-counts[one], one))[:MOST_CHARACTERS]
-    settings: dict[str, Any] = {"min_frequency": plan.min_count, "initial_alphabet": [c for c in common if not c.isspace()],
-                "limit_alphabet": MOST_CHARACTERS, "show_progress": False}
+    settings: dict[str, Any] = {
+        "min_frequency": plan.min_count, "initial_alphabet": [c for c in common if not c.isspace()],
+        "limit_alphabet": MOST_CHARACTERS, "show_progress": False}
     inner: list[str] = []
     for size in (1, plan.vocab_size):
         backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNK))

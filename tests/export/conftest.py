@@ -24,9 +24,9 @@ def one_thread():
 
 
 def byte_level() -> Tokenizer:
-    from gristmill.tokenizer.tokenizer import BYTE_ALPHABET
+    from gristmill.tokenizer.alphabet import BYTE_OF
 
-    letters = sorted(BYTE_ALPHABET, key=lambda letter: BYTE_ALPHABET[letter])
+    letters = sorted(BYTE_OF, key=lambda letter: BYTE_OF[letter])
     return Tokenizer.from_bpe(["<|bos|>", "<|eos|>", *letters], [], split="gpt-2", special=["<|bos|>", "<|eos|>"],
                               bos="<|bos|>", eos="<|eos|>")
 

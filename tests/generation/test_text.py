@@ -15,9 +15,9 @@ from tests.models.random_models import random_decoder
 
 def byte_tokenizer() -> Tokenizer:
     """Every byte a token, and a few longer pieces, so that characters and stop strings are cut in many ways."""
-    from gristmill.tokenizer.tokenizer import BYTE_ALPHABET
+    from gristmill.tokenizer.alphabet import BYTE_OF
 
-    letters = sorted(BYTE_ALPHABET, key=lambda letter: BYTE_ALPHABET[letter])
+    letters = sorted(BYTE_OF, key=lambda letter: BYTE_OF[letter])
     vocab = ["<|bos|>", "<|eos|>", *letters, "ab", "abc", "bc", "cab", "Ã¤"]
     merges = ["a b", "ab c", "b c", "c ab", "Ã ¤"]
     return Tokenizer.from_bpe(vocab, merges, split="gpt-2", special=["<|bos|>", "<|eos|>"], bos="<|bos|>",

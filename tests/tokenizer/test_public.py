@@ -94,7 +94,7 @@ def test_tiktoken_ranks_equal_tiktoken(tokenizer, prose, tmp_path):
 @pytest.mark.parametrize("lower", [True, False])
 def test_wordpiece_from_vocab_txt_equals_transformers(texts, prose, tmp_path, lower):
     transformers = pytest.importorskip("transformers")
-    made = train([texts[:3] + prose], Plan(vocab_size=900, method="wordpiece"))
+    made = train([texts[:3] + prose], Plan(vocab_size=3000, method="wordpiece"))
     words = [made.token_name(i) for i in range(8, made.vocab_size)]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")

@@ -300,27 +300,14 @@ def _readable(member: Input) -> bool:
     return member.suffix in KNOWN and not hidden
 
 
-def _main_text() -> Callable[[str], str]:
-    try:
-        from gristmill.data.extract import main_text  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        from resiliparse.extract.html2text import extract_plain_text
-
-        return lambda page: str(extract_plain_text(page, main_content=True, alt_texts=False))
-    return cast(Callable[[str], str], main_text)
-
-
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,500})</title", re.IGNORECASE)
 
 
-def _page(text: str, document: Document) -> Document | Reject:
+def _page(text: str, document: Document) -> Document:
     """The main text of an HTML page."""
-    main_text = _main_text()
+    from gristmill.data.extract import main_text
+
     if title := _TITLE.search(text, 0, 1 << 16):
         document.metadata["title"] = " ".join(html.unescape(title[1]).split())
-    try:
-        document.text = main_text(text)
-    except Exception as error:  # the parser's own error types are not stable between its versions
-        document.text = text[:2000]
-        return Reject(document, "unreadable_html", f"{type(error).__name__}: {error}")
+    document.text = main_text(text)
     return document
