@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from gristmill.data.extract import main_text, tags
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats.text import Unreadable, decode
 
 Extract = Callable[[str], "str | None"]
 

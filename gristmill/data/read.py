@@ -30,12 +30,12 @@ from gristmill.data.dedup.shingles import ngram_hashes
 from gristmill.data.dedup.words import word_hashes
 from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
 from gristmill.data.evaluation_texts import evaluation_texts
+from gristmill.data.inputs import list_inputs
 from gristmill.data.normalise import Normalise, is_code, normalise
 from gristmill.data.signals import Batch, Compat, measure_batch
 from gristmill.data.signals.language import UNDETERMINED, language_v1
 from gristmill.data.signals.lines import remove_lines_batch
 from gristmill.data.sources import source_from_plain
-from gristmill.data.sources.inputs import list_inputs
 from gristmill.data.units import parts_from_plain
 
 JOB = f"{__name__}:read_unit"

@@ -26,10 +26,10 @@ from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
 from gristmill.data.dedup.near import near_duplicates
 from gristmill.data.dedup.texts import ParquetTexts
 from gristmill.data.documents import PARQUET, SPLITS
+from gristmill.data.inputs import DAMAGE, LONGEST_LINE, Input, lines, list_inputs, open_input
 from gristmill.data.normalise import Normalise, is_code, normalise
 from gristmill.data.signals import measure_batch, remove_lines
 from gristmill.data.signals.language import language_v1
-from gristmill.data.sources.inputs import DAMAGE, LONGEST_LINE, Input, lines, list_inputs, open_input
 from gristmill.data.split import Split, choose
 
 BATCH = 1024

@@ -12,8 +12,8 @@ from typing import Any
 
 from gristmill.core.config import non_default
 from gristmill.core.hashing import digest
+from gristmill.data.inputs import Input, Range, fingerprint
 from gristmill.data.sources import Source, source_names
-from gristmill.data.sources.inputs import Input, Range, fingerprint
 
 UNIT_BYTES = 16 << 20
 """Stored bytes in a unit: small enough to share among workers and to lose by a crash, large enough to cost nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import Readable
+from gristmill.data.inputs import Readable
 
 ONE = 1 << 40
 """A range of this size is a whole input."""

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gristmill.data.documents import Document
+from gristmill.data.inputs import Range
 from gristmill.data.read import Sample
 from gristmill.data.sources import Files, PythonFunctions
-from gristmill.data.sources.inputs import Range
 from tests.data.reading import documents
 
 RECORDS = [{"text": text, "language": language, "pair": pair} for text, language, pair in (

@@ -1,9 +1,9 @@
 import pytest
 
 from gristmill.data.documents import Document
+from gristmill.data.formats.text import Unreadable, decode
 from gristmill.data.sources import Files, PythonStdlib, source_names
 from gristmill.data.sources.python_stdlib import group, is_test
-from gristmill.data.sources.text import Unreadable, decode
 
 
 def test_encodings() -> None:

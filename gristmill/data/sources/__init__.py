@@ -1,7 +1,7 @@
 """Where text comes from: one file a kind, each a config class that streams documents with their provenance.
 
-What a source does is said by `Readable` in `inputs.py`: it lists its inputs, cuts them into ranges, and reads a range.
-A new kind is one file here and its class in `Source`.
+What a source does is said by `Readable` in `data/inputs.py`: it lists its inputs, cuts them into ranges, and reads a
+range. How the formats are read stands in `data/formats/`. A new kind is one file here and its class in `Source`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import gutenberg
-from gristmill.data.sources.epub import Book, read_epub
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.packed import Damaged, Member, members
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats import gutenberg
+from gristmill.data.formats.epub import Book, read_epub
+from gristmill.data.formats.packed import Damaged, Member, members
+from gristmill.data.formats.text import Unreadable, decode
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
 
 TEXT = {".txt", ".text"}
 ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}

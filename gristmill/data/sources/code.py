@@ -12,13 +12,13 @@ from typing import Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats import code_rules, git, licences
+from gristmill.data.formats.code_rules import Attributes
+from gristmill.data.formats.secrets import scrub
+from gristmill.data.formats.tables import in_range
+from gristmill.data.formats.text import Unreadable, decode
+from gristmill.data.inputs import Input, Range, cut, local_input
 from gristmill.data.programming import KINDS, known_name, language_of
-from gristmill.data.sources import code_rules, git, licences
-from gristmill.data.sources.code_rules import Attributes
-from gristmill.data.sources.inputs import Input, Range, cut, local_input
-from gristmill.data.sources.secrets import scrub
-from gristmill.data.sources.tables import in_range
-from gristmill.data.sources.text import Unreadable, decode
 
 PERMISSIVE = frozenset({"MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-Clear", "ISC",
                         "0BSD",

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.feed_formats import LONGEST_TEXT, BrokenFeed, Entry, feed_entries
-from gristmill.data.sources.html_fragment import fragment_text
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.text import whole_characters
-from gristmill.data.sources.times import utc_time
+from gristmill.data.formats.feed_formats import LONGEST_TEXT, BrokenFeed, Entry, feed_entries
+from gristmill.data.formats.html_fragment import fragment_text
+from gristmill.data.formats.text import whole_characters
+from gristmill.data.formats.times import utc_time
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
 
 SUFFIXES = {".xml", ".rss", ".atom", ".rdf", ".json", ".feed"}
 _TWO_LETTERS = re.compile(r"[a-z]{2}(?![a-z])")

@@ -13,14 +13,14 @@ from typing import IO, Any, Literal, cast
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.archives import ARCHIVES, Member, members, single
-from gristmill.data.sources.delimited import rows
-from gristmill.data.sources.inputs import DAMAGE, LONGEST_LINE, Input, Range, cut, list_inputs, open_input
-from gristmill.data.sources.json_records import Broken, json_elements, json_lines
-from gristmill.data.sources.markup import plain_markdown, plain_rst
-from gristmill.data.sources.records import Mapped, check_columns
-from gristmill.data.sources.tables import arrow_rows, parquet_rows
-from gristmill.data.sources.text import Unreadable, decode, decode_stream
+from gristmill.data.formats.archives import ARCHIVES, Member, members, single
+from gristmill.data.formats.delimited import rows
+from gristmill.data.formats.json_records import Broken, json_elements, json_lines
+from gristmill.data.formats.markup import plain_markdown, plain_rst
+from gristmill.data.formats.records import Mapped, check_columns
+from gristmill.data.formats.tables import arrow_rows, parquet_rows
+from gristmill.data.formats.text import Unreadable, decode, decode_stream
+from gristmill.data.inputs import DAMAGE, LONGEST_LINE, Input, Range, cut, list_inputs, open_input
 
 MARKDOWN, RST = {".md", ".markdown"}, {".rst"}
 TEXT = {".txt", ".text", *MARKDOWN, *RST}

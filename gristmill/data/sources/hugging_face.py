@@ -13,9 +13,9 @@ from typing import Any, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.records import check_columns
+from gristmill.data.inputs import Input, Range, is_url, list_inputs, open_input
 from gristmill.data.sources.files import RECORDS, Files
-from gristmill.data.sources.inputs import Input, Range, is_url, list_inputs, open_input
-from gristmill.data.sources.records import check_columns
 
 READABLE = RECORDS | {".txt"}
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "dev", "val"),

@@ -11,10 +11,10 @@ from xml.etree.ElementTree import Element
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.jats_text import ArticleText, about
-from gristmill.data.sources.packed import Damaged, Member, members
-from gristmill.data.sources.safe_xml import records
+from gristmill.data.formats.jats_text import ArticleText, about
+from gristmill.data.formats.packed import Damaged, Member, members
+from gristmill.data.formats.safe_xml import records
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
 
 XML = {".xml", ".nxml"}
 ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}

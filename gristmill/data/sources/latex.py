@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import Input, Range, list_inputs
-from gristmill.data.sources.latex_text import LatexText, definitions, group, without_comments
-from gristmill.data.sources.packed import Bounded, Damaged, Member, members, tar_members
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats.latex_text import LatexText, definitions, group, without_comments
+from gristmill.data.formats.packed import Bounded, Damaged, Member, members, tar_members
+from gristmill.data.formats.text import Unreadable, decode
+from gristmill.data.inputs import Input, Range, list_inputs
 
 KNOWN = {".tex", ".ltx", ".tar", ".tgz", ".zip", ".gz", ""}
 SOURCES = (".tex", ".ltx", ".latex", ".sty", ".bbl")

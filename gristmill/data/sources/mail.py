@@ -9,9 +9,9 @@ from typing import IO, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, cut, lines, list_inputs, open_input
-from gristmill.data.sources.mail_text import Message, parse_message, without_quotes, without_signature
-from gristmill.data.sources.packed import Damaged
+from gristmill.data.formats.mail_text import Message, parse_message, without_quotes, without_signature
+from gristmill.data.formats.packed import Damaged
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, lines, list_inputs, open_input
 
 MBOX = {".mbox", ".mbx"}
 MAIL = {*MBOX, ".eml"}

@@ -18,17 +18,17 @@ from typing import Any, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.dates import ymd
-from gristmill.data.sources.inputs import Input, Range, list_inputs
-from gristmill.data.sources.packed import Member, members
-from gristmill.data.sources.pdf_text import Line, in_reading_order, running_text, without_running
+from gristmill.data.formats.dates import ymd
+from gristmill.data.formats.packed import Member, members
+from gristmill.data.formats.pdf_text import Line, in_reading_order, running_text, without_running
+from gristmill.data.inputs import Input, Range, list_inputs
 
 KNOWN = {".pdf", ".zip", ".tar", ".tgz", ".tbz2", ".txz"}
 LARGEST_PDF = 256 << 20
 """Bytes of a file; it is in memory twice while it is read."""
 UNREADABLE_SHARE = 0.2
 """A text with more characters than this without a meaning comes from fonts that do not say what they show."""
-_SCRIPT = Path(__file__).with_name("pdf_pages.py")
+_SCRIPT = Path(__file__).parents[1] / "formats" / "pdf_pages.py"
 
 
 @config

@@ -13,8 +13,8 @@ from typing import Literal
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
+from gristmill.data.inputs import Input, Range
 from gristmill.data.python_code import PythonFunction, functions
-from gristmill.data.sources.inputs import Input, Range
 from gristmill.data.sources.python_stdlib import LICENSE, PythonStdlib, domain, group, module_text
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 from gristmill.core.config import config
 from gristmill.core.errors import MachineError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import Input, Range, local_input
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats.text import Unreadable, decode
+from gristmill.data.inputs import Input, Range, local_input
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "ensurepip"}
 _BAD_ON_PURPOSE = ("lib2to3/tests/data", "test/tokenizedata", "test/encoded_modules")

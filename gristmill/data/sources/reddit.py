@@ -10,12 +10,12 @@ from typing import IO, Any, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.dates import unix_time
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
-from gristmill.data.sources.json_records import Broken, json_lines
-from gristmill.data.sources.long_zstd import is_long, open_long
-from gristmill.data.sources.reddit_threads import Post, Threads
-from gristmill.data.sources.text import whole_characters
+from gristmill.data.formats.dates import unix_time
+from gristmill.data.formats.json_records import Broken, json_lines
+from gristmill.data.formats.long_zstd import is_long, open_long
+from gristmill.data.formats.reddit_threads import Post, Threads
+from gristmill.data.formats.text import whole_characters
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
 
 SUFFIXES = {"", ".jsonl", ".ndjson", ".json", ".zst"}
 FIELDS = {

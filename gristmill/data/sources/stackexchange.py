@@ -11,9 +11,8 @@ from typing import Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.html_fragment import fragment_text
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.stackexchange_posts import (
+from gristmill.data.formats.html_fragment import fragment_text
+from gristmill.data.formats.stackexchange_posts import (
     ANSWER,
     QUESTION,
     Answers,
@@ -23,8 +22,9 @@ from gristmill.data.sources.stackexchange_posts import (
     numbers,
     rows,
 )
-from gristmill.data.sources.text import whole_characters
-from gristmill.data.sources.times import utc_time
+from gristmill.data.formats.text import whole_characters
+from gristmill.data.formats.times import utc_time
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
 
 MOST_PARTS = 8
 """Ranges of one file at most: each has to look through the whole file for the answers to its questions."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.http_message import (
+from gristmill.data.formats.http_message import (
     Response,
     Undecodable,
     body_text,
@@ -21,11 +21,11 @@ from gristmill.data.sources.http_message import (
     parse_response,
     unpacked,
 )
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, list_inputs, open_input
-from gristmill.data.sources.text import Unreadable, whole_characters
-from gristmill.data.sources.times import utc_time
-from gristmill.data.sources.warc_members import Members, Window
-from gristmill.data.sources.warc_records import Record, records
+from gristmill.data.formats.text import Unreadable, whole_characters
+from gristmill.data.formats.times import utc_time
+from gristmill.data.formats.warc_members import Members, Window
+from gristmill.data.formats.warc_records import Record, records
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
 
 SUFFIXES = {".warc", ".wet"}
 HTML = frozenset({"text/html", "application/xhtml+xml"})

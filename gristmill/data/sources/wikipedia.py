@@ -10,12 +10,12 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
-from gristmill.data.sources.text import whole_characters
-from gristmill.data.sources.times import utc_time
-from gristmill.data.sources.wiki_dump import Found, Header, Place, pages, read_header, several_streams
-from gristmill.data.sources.wikitext import NAMESPACES, plain_text
-from gristmill.data.sources.xml_characters import mended
+from gristmill.data.formats.text import whole_characters
+from gristmill.data.formats.times import utc_time
+from gristmill.data.formats.wiki_dump import Found, Header, Place, pages, read_header, several_streams
+from gristmill.data.formats.wikitext import NAMESPACES, plain_text
+from gristmill.data.formats.xml_characters import mended
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
 
 _TWO_LETTERS = re.compile(r"[a-z]{2}(?![a-z])")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gristmill.data.extract import Extracted, content_blocks, extract, main_text
 from gristmill.data.extract.markup import segment
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats.text import Unreadable, decode
 from tests.shared import DATA
 
 GOLD = DATA / "web/html_pages_144.tar.xz"

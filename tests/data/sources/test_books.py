@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import epub, packed
+from gristmill.data.formats import epub, packed
+from gristmill.data.formats.epub import html_text
 from gristmill.data.sources.books import Books
-from gristmill.data.sources.epub import html_text
-from tests.data.sources.test_gutenberg import BOOK, ENDS, HEAD, STARTS
+from tests.data.formats.test_gutenberg import BOOK, ENDS, HEAD, STARTS
 from tests.shared import DATA
 
 CONTAINER = '<container><rootfiles><rootfile full-path="OEBPS/content.opf"/></rootfiles></container>'

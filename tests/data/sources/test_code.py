@@ -8,14 +8,14 @@ import pytest
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats import code_rules
+from gristmill.data.formats.licences import licence_of, spdx_line
+from gristmill.data.formats.secrets import scrub
+from gristmill.data.inputs import fingerprint
 from gristmill.data.normalise import is_code
 from gristmill.data.programming import KINDS, language_of
-from gristmill.data.sources import code_rules
 from gristmill.data.sources.code import Code
-from gristmill.data.sources.inputs import fingerprint
-from gristmill.data.sources.licences import licence_of, spdx_line
 from gristmill.data.sources.python_stdlib import stdlib_folder
-from gristmill.data.sources.secrets import scrub
 
 MIT = """MIT License
 

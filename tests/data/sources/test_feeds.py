@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import feed_formats
+from gristmill.data.formats import feed_formats
+from gristmill.data.formats.xml_characters import allowed, mended
+from gristmill.data.inputs import Input, Range
 from gristmill.data.sources.feeds import Feeds
-from gristmill.data.sources.inputs import Input, Range
-from gristmill.data.sources.xml_characters import allowed, mended
 
 RSS = """<?xml version="1.0" encoding="utf-8"?>
 <rss version="2.0" xmlns:content="http://purl.org/rss/1.0/modules/content/" xmlns:dc="http://purl.org/dc/elements/1.1/"

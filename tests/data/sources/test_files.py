@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats import archives as archives_module
+from gristmill.data.formats.markup import plain_markdown, plain_rst
+from gristmill.data.formats.text import Unreadable, decode, decode_stream
+from gristmill.data.inputs import Range
 from gristmill.data.sources import Files
-from gristmill.data.sources import archives as archives_module
 from gristmill.data.sources.files import pieces
-from gristmill.data.sources.inputs import Range
-from gristmill.data.sources.markup import plain_markdown, plain_rst
-from gristmill.data.sources.text import Unreadable, decode, decode_stream
 from tests.shared import DATA as SHARED
 
 

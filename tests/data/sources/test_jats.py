@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import safe_xml
-from gristmill.data.sources.inputs import Range
+from gristmill.data.formats import safe_xml
+from gristmill.data.formats.jats_text import mathml
+from gristmill.data.formats.safe_xml import parse_xml
+from gristmill.data.inputs import Range
 from gristmill.data.sources.jats import Jats
-from gristmill.data.sources.jats_text import mathml
-from gristmill.data.sources.safe_xml import parse_xml
 
 ARTICLE = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE article PUBLIC "-//NLM//DTD JATS 1.0//EN" "http://no.such.host.invalid/JATS.dtd" [

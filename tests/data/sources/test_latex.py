@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.latex_text import LatexText, definitions, without_comments
 from gristmill.data.sources.latex import Latex
-from gristmill.data.sources.latex_text import LatexText, definitions, without_comments
 
 MAIN = r"""\documentclass[a4paper]{article} % a comment
 \usepackage{amsmath}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.mail_text import parse_message, unflowed, without_quotes, without_signature
+from gristmill.data.inputs import Range
 from gristmill.data.sources import mail
-from gristmill.data.sources.inputs import Range
 from gristmill.data.sources.mail import Mail
-from gristmill.data.sources.mail_text import parse_message, unflowed, without_quotes, without_signature
 
 
 def read(path: Path | str, size: int = 1 << 20, **options: object) -> tuple[list[Document], list[Reject]]:

@@ -7,9 +7,9 @@ import pytest
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.pdf_text import Line, in_reading_order, join, running_text, without_running
 from gristmill.data.sources import pdf
 from gristmill.data.sources.pdf import Pdf
-from gristmill.data.sources.pdf_text import Line, in_reading_order, join, running_text, without_running
 
 pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed")
 PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")

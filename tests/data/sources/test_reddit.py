@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.inputs import Range
-from gristmill.data.sources.long_zstd import window
+from gristmill.data.formats.long_zstd import window
+from gristmill.data.formats.reddit_threads import Post, Threads
+from gristmill.data.inputs import Range
 from gristmill.data.sources.reddit import Reddit
-from gristmill.data.sources.reddit_threads import Post, Threads
 
 POST = {"id": "p1", "title": "Why does it turn?", "selftext": "I wonder &amp; wonder.", "author": "ann", "score": 7,
         "subreddit": "mills", "created_utc": 978350400, "permalink": "/r/mills/comments/p1/", "over_18": False}

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import stackexchange_posts
-from gristmill.data.sources.html_fragment import fragment_text
-from gristmill.data.sources.inputs import Input, Range
+from gristmill.data.formats import stackexchange_posts
+from gristmill.data.formats.html_fragment import fragment_text
+from gristmill.data.formats.stackexchange_posts import BrokenRow, attributes, rows
+from gristmill.data.inputs import Input, Range
 from gristmill.data.sources.stackexchange import StackExchange
-from gristmill.data.sources.stackexchange_posts import BrokenRow, attributes, rows
 
 SITE = "cooking.stackexchange.com"
 BODY = (

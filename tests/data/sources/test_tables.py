@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.json_records import Broken, json_elements
+from gristmill.data.formats.records import get, iso_time
 from gristmill.data.sources import Files
-from gristmill.data.sources.json_records import Broken, json_elements
-from gristmill.data.sources.records import get, iso_time
 
 
 def read(path: Path, cuts: int = 1, **options: Any) -> tuple[list[Document], list[Reject]]:

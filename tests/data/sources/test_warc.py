@@ -16,13 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import warc_members
-from gristmill.data.sources.http_message import Response, Undecodable, body_text, content_type, parse_response, unpacked
-from gristmill.data.sources.inputs import Input, Range
-from gristmill.data.sources.times import utc_time
+from gristmill.data.formats import warc_members
+from gristmill.data.formats.http_message import Response, Undecodable, body_text, content_type, parse_response, unpacked
+from gristmill.data.formats.times import utc_time
+from gristmill.data.formats.warc_members import Members, Window
+from gristmill.data.formats.warc_records import records
+from gristmill.data.inputs import Input, Range
 from gristmill.data.sources.warc import Warc, digest_problem, page_title
-from gristmill.data.sources.warc_members import Members, Window
-from gristmill.data.sources.warc_records import records
 from tests.shared import DATA
 
 REAL = DATA / "web/warc"

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources import wiki_dump
-from gristmill.data.sources.inputs import Input, Range
+from gristmill.data.formats import wiki_dump
+from gristmill.data.formats.wikitext import plain_text
+from gristmill.data.inputs import Input, Range
 from gristmill.data.sources.wikipedia import Wikipedia
-from gristmill.data.sources.wikitext import plain_text
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
   <siteinfo><sitename>Wikipedia</sitename><dbname>dewiki</dbname>

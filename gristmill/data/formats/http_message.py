@@ -14,7 +14,7 @@ from email.message import Message
 
 import pyarrow as pa
 
-from gristmill.data.sources.text import decode
+from gristmill.data.formats.text import decode
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,12})[ \t]*(?:;[^\r\n]*)?\r?\n")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.data.sources import packed
-from gristmill.data.sources.inputs import Input, list_inputs
-from gristmill.data.sources.packed import Bounded, Damaged, Member, members, tar_members
+from gristmill.data.formats import packed
+from gristmill.data.formats.packed import Bounded, Damaged, Member, members, tar_members
+from gristmill.data.inputs import Input, list_inputs
 
 
 def everything(path: Path, limit: int = 1 << 20, **span: int) -> list[Member]:

@@ -13,10 +13,10 @@ from typing import IO, Any
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
-from gristmill.data.sources.dates import iso_date
-from gristmill.data.sources.packed import Damaged, open_zip, zip_data
-from gristmill.data.sources.safe_xml import local, parse_xml
-from gristmill.data.sources.text import Unreadable, decode
+from gristmill.data.formats.dates import iso_date
+from gristmill.data.formats.packed import Damaged, open_zip, zip_data
+from gristmill.data.formats.safe_xml import local, parse_xml
+from gristmill.data.formats.text import Unreadable, decode
 
 LARGEST_CHAPTER = 16 << 20
 """Bytes of one chapter's XHTML; a whole novel is 1 to 2 MiB."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from typing import IO, Any, cast
 
-from gristmill.data.sources.inputs import DAMAGE, Input, open_input
+from gristmill.data.inputs import DAMAGE, Input, open_input
 
 USUAL_WINDOW = 1 << 27
 """Bytes; what every reader of the format takes (RFC 8878 recommends 8 MB at least, the library allows 128 MB)."""

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
-from gristmill.data.sources.inputs import DAMAGE, Input, Range, cut, fingerprint, lines, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, fingerprint, lines, list_inputs, open_input
 
 
 def zstd(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gristmill.data.sources.dates import iso_date
+from gristmill.data.formats.dates import iso_date
 
 SHORTEST_CHAPTER = 300
 """Characters; a heading with less below it is a line of a table of contents or a title page, and goes to the next."""

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from gristmill.data.sources.inputs import DAMAGE
-from gristmill.data.sources.json_records import Broken
+from gristmill.data.formats.json_records import Broken
+from gristmill.data.inputs import DAMAGE
 
 BATCH_ROWS = 128
 """Rows that are in memory at a time: with texts of a few kB a matter of a MB, with whole books one of a hundred."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from gristmill.data.sources.http_message import parse_headers
-from gristmill.data.sources.warc_members import MAGIC, PIECE, Damaged, Member, Members, Window
+from gristmill.data.formats.http_message import parse_headers
+from gristmill.data.formats.warc_members import MAGIC, PIECE, Damaged, Member, Members, Window
 
 LONGEST_HEADER = 1 << 20
 """Bytes of the named fields of one record; no tool writes more than some thousands."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.data.sources.gutenberg import body, chapters, declared_encoding, header, join_lines, without_credits
+from gristmill.data.formats.gutenberg import body, chapters, declared_encoding, header, join_lines, without_credits
 
 BOOK = "CHAPTER I\n\nIt was a dark night.\n\nTHE END"
 STARTS = [

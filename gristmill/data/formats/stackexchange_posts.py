@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from gristmill.core.errors import MachineError
-from gristmill.data.sources.xml_characters import without_forbidden
+from gristmill.data.formats.xml_characters import without_forbidden
 
 QUESTION, ANSWER = "1", "2"
 _CHUNK = 1 << 18

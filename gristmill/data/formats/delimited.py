@@ -8,9 +8,9 @@ import io
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from gristmill.data.sources.inputs import LONGEST_LINE, lines
-from gristmill.data.sources.json_records import Broken, too_long
-from gristmill.data.sources.text import sample_encoding
+from gristmill.data.formats.json_records import Broken, too_long
+from gristmill.data.formats.text import sample_encoding
+from gristmill.data.inputs import LONGEST_LINE, lines
 
 _SAMPLE = 1 << 16
 LONGEST_FIELD = LONGEST_LINE

@@ -8,8 +8,8 @@ from typing import IO
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from gristmill.data.sources.inputs import DAMAGE
-from gristmill.data.sources.packed import Damaged
+from gristmill.data.formats.packed import Damaged
+from gristmill.data.inputs import DAMAGE
 
 DEEPEST = 500
 """Elements inside elements; articles and package files stay below 50."""

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any, cast
 
-from gristmill.data.sources.inputs import DAMAGE, Input, open_input
-from gristmill.data.sources.json_records import Broken
-from gristmill.data.sources.tables import in_range
+from gristmill.data.formats.json_records import Broken
+from gristmill.data.formats.tables import in_range
+from gristmill.data.inputs import DAMAGE, Input, open_input
 
 ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}
 _LONG = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from gristmill.data.sources.inputs import LONGEST_LINE, lines
+from gristmill.data.inputs import LONGEST_LINE, lines
 
 _BLOCK = 1 << 20
 _SPACE = b" \t\r\n,"

@@ -12,9 +12,9 @@ from email.header import decode_header
 from email.message import Message as Mime
 from email.utils import parseaddr
 
-from gristmill.data.sources.dates import mail_date
-from gristmill.data.sources.packed import Damaged
-from gristmill.data.sources.text import Unreadable, decode, whole_characters
+from gristmill.data.formats.dates import mail_date
+from gristmill.data.formats.packed import Damaged
+from gristmill.data.formats.text import Unreadable, decode, whole_characters
 
 LONGEST_HEADER = 16 << 10
 """Bytes of one header with its continuations that are looked at; RFC 5322 has lines of at most 998."""
@@ -108,7 +108,7 @@ def _texts(mime: Mime, message: Message) -> tuple[list[str], list[str]]:
             continue
         text = _decoded(part)
         if kind == "text/html":
-            from gristmill.data.sources.epub import html_text
+            from gristmill.data.formats.epub import html_text
 
             marked.append(html_text(text))
         elif text.strip():

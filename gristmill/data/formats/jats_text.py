@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from gristmill.data.sources.dates import month, ymd
-from gristmill.data.sources.safe_xml import local
+from gristmill.data.formats.dates import month, ymd
+from gristmill.data.formats.safe_xml import local
 
 CITATION = "[cite]"
 """What stands for a reference to the literature that is only a number."""

@@ -17,9 +17,9 @@ from typing import IO, Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from gristmill.data.sources.inputs import DAMAGE
-from gristmill.data.sources.text import Unreadable, sample_encoding
-from gristmill.data.sources.xml_characters import without_forbidden
+from gristmill.data.formats.text import Unreadable, sample_encoding
+from gristmill.data.formats.xml_characters import without_forbidden
+from gristmill.data.inputs import DAMAGE
 
 LONGEST_TEXT = 16 << 20
 """Characters of one element that are held; an entry with more is left out."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from html import unescape
 
-from gristmill.data.sources.wiki_templates import DISAMBIGUATION, words
+from gristmill.data.formats.wiki_templates import DISAMBIGUATION, words
 
 _MARK = re.compile(
     r"(?P<mark>\[\[|\]\]|\{\{|\}\}|\|(?!\}))"

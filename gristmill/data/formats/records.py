@@ -9,7 +9,7 @@ from typing import Any
 
 from gristmill.core.config import require
 from gristmill.data.documents import Document, Reject
-from gristmill.data.sources.text import whole_characters
+from gristmill.data.formats.text import whole_characters
 
 PROVENANCE = ("id", "domain", "language", "pair", "group", "url", "title", "author", "license", "time", "score")
 """Fields that are taken over under their own names where they are there, at the top or in a `metadata` or `meta`

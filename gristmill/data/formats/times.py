@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
-from gristmill.data.sources.dates import utc
+from gristmill.data.formats.dates import utc
 
 _FRACTION = re.compile(r"(\d\d:\d\d:\d\d)[.,](\d+)")
 _ISO = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")

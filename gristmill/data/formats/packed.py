@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO
 
-from gristmill.data.sources.inputs import DAMAGE, Input, open_input
+from gristmill.data.inputs import DAMAGE, Input, open_input
 
 LARGEST_MEMBER = 64 << 20
 """Bytes of a file inside an archive, or of a whole file, that is read at once; books and papers are far below."""
