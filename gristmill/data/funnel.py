@@ -13,7 +13,7 @@ LENGTH_EDGES = [0, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_0
 """Edges of the length histogram, in characters; the last bin is open."""
 Tally = dict[str, Any]
 """Nested counts, {documents, bytes} at the ends: what each unit found, added up by `merge`."""
-DROPPING = ("collect", "decontaminate", "sample", "filter", "exact", "near")
+DROPPING = ("collect", "decontaminate", "sample", "filter", "url", "exact", "near")
 
 
 def count(tally: Tally, place: Sequence[str], size: int) -> None:
@@ -61,7 +61,7 @@ def phases(tally: Tally) -> list[dict[str, Any]]:
             if any(left[source].values()) or any(lost.values()):
                 sources[source] = left[source] | {f"dropped_{unit}": size for unit, size in lost.items()}
             merge(left[source], lost if phase != "collect" else {})
-        if phase not in ("decontaminate", "sample") or reasons:
+        if phase not in ("decontaminate", "sample", "url") or reasons:
             found.append({
                 "phase": phase,
                 "documents": sum(c["documents"] for c in sources.values()),

@@ -27,6 +27,7 @@ from gristmill.data.decontaminate import Contamination, Decontaminate, Evaluatio
 from gristmill.data.dedup.exact import content_hash
 from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
 from gristmill.data.dedup.shingles import ngram_hashes
+from gristmill.data.dedup.urls import url_hash
 from gristmill.data.dedup.words import word_hashes
 from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
 from gristmill.data.evaluation_texts import evaluation_texts
@@ -53,6 +54,7 @@ MEASURED = pa.schema([
     pa.field("point", pa.float64(), nullable=False),
     pa.field("group", pa.string(), nullable=False),
     pa.field("content_hash", pa.binary(16), nullable=False),
+    pa.field("url_hash", pa.binary(16)),
     pa.field("ngrams", pa.binary(), nullable=False),
 ])
 """A document with what was measured; a column for each signal follows. point: where it lies in [0, 1) for sampling;
@@ -184,10 +186,11 @@ def measured(documents: Sequence[Document], points: Sequence[float], options: di
         words = word_hashes(text)
         grams = sampled_ngrams(words).tobytes()
         clock.lap("leakage")
-        group = document.metadata.get("group", "")
+        group, url = document.metadata.get("group", ""), document.metadata.get("url")
         rows.append({
             **row(document), "bytes": len(text.encode()), "point": points[number],
             "group": f"{document.source}/{group}" if group else "", "content_hash": same[number], "ngrams": grams,
+            "url_hash": (url_hash(str(url)) or None) if url else None,
         })
     table = pa.Table.from_pylist(rows, schema=MEASURED)
     for name in options["signals"]:

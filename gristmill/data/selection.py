@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,14 @@ from gristmill.data.dedup.clusters import components
 from gristmill.data.dedup.exact import equal_documents, hash_columns
 from gristmill.data.dedup.fingerprints import Fingerprints
 from gristmill.data.dedup.near import Near, near_duplicates
+from gristmill.data.dedup.report import STEPS, dedup_report
 from gristmill.data.dedup.texts import ParquetTexts
 from gristmill.data.documents import SPLITS
 from gristmill.data.normalise import is_code
 from gristmill.data.read import MEASURED
 from gristmill.data.split import Split, assign, join
 
-PHASES = ("stays", "sample", "filter", "exact", "near")
+PHASES = ("stays", "sample", "filter", "url", "exact", "near")
 """Where a document was dropped, in the order in which they are asked."""
 RULE_NAMES = tuple(sorted(RULES))
 
@@ -116,10 +117,11 @@ class Selection:
                 where="filter", fix=f"switch rules off ({off}), loosen their bounds, or set `filter: {{preset: none}}`",
             )
 
-    def remove_exact(self) -> None:
-        """Drop all but the longest, then the first, of the documents with equal content."""
-        hashes = [hash_columns(table["content_hash"].to_pylist()) for _, table in self.tables(["content_hash"])]
-        self._drop("exact", equal_documents(hashes, self._best_first()), 1.0)
+    def remove_equal(self, phase: Literal["url", "exact"]) -> None:
+        """Drop all but the longest, then the first, of the documents with one address or with equal content."""
+        name = {"url": "url_hash", "exact": "content_hash"}[phase]
+        hashes = [hash_columns(table[name].to_pylist()) for _, table in self.tables([name])]
+        self._drop(phase, equal_documents(hashes, self._best_first()), 1.0)
 
     def remove_near(self, threshold: float, prints: Sequence[Path], folder: Path, bar: Bar) -> None:
         """Drop near-duplicates of documents that stay, each verified against the one that stays.
@@ -132,19 +134,33 @@ class Selection:
 
     def split(self, options: Split, seed: int) -> None:
         """Find the clusters and put every kept document into a split."""
-        copies = np.flatnonzero(self.phase == PHASES.index("exact"))
+        copies = np.flatnonzero(np.isin(self.phase, [PHASES.index("url"), PHASES.index("exact")]))
         links = [np.stack([self.partner[copies], copies], axis=1)]
         if self.near:
             links.append(self.near.pairs)
         self.cluster = components(self.count, np.concatenate(links))
         kept = self.kept()
-        groups, names = self._groups() if options.groups else (np.full(self.count, -1), [])
+        groups, names = self._labelled("group") if options.groups else (np.full(self.count, -1), [])
         units = join(self.cluster[kept], groups[kept], len(names))
         leads, index = np.unique(units, return_inverse=True)
         labels = self._labels(leads, self.cluster[kept], groups[kept], units, names)
         chosen = assign(labels, seed, options)
         self.split_of[kept] = np.array([SPLITS.index(chosen[label]) for label in labels], np.int8)[index]
         self.unit_bytes = np.bincount(index, weights=self.bytes[kept]).astype(np.int64)
+
+    def duplicates(self) -> dict[str, Any]:
+        """What went as a duplicate, by source, with examples and alarms: see `dedup_report`."""
+        source, names = self._labelled("source")
+        steps = np.zeros(len(PHASES), np.int64)
+        steps[[PHASES.index(step) for step in STEPS]] = np.arange(1, len(STEPS) + 1)
+        return dedup_report(names, source, self.bytes, steps[self.phase], self.partner, self.similarity, self.cluster,
+                            self._described)
+
+    def _described(self, wanted: list[int]) -> dict[int, tuple[str, str]]:
+        ids = self.ids(wanted)
+        return {number: (ids[number], text)
+                for numbers, texts in ParquetTexts(self.files).read(np.unique(np.array(wanted, np.int64)))
+                for number, text in zip(numbers.tolist(), texts, strict=True)}
 
     def across(self, pairs: np.ndarray) -> np.ndarray:
         """(pairs,) bool: whether both documents stay, in different splits."""
@@ -158,12 +174,12 @@ class Selection:
         self.partner[gone] = kept_for[gone]
         self.similarity[gone] = similarity
 
-    def _groups(self) -> tuple[np.ndarray, list[str]]:
-        """For each document the number of what its source says belongs together (-1: nothing), and the names."""
+    def _labelled(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """(documents,) the number of each one's value (-1: empty), and the values."""
         names: dict[str, int] = {"": -1}
         found = np.full(self.count, -1, np.int64)
-        for start, table in self.tables(["group"]):
-            values = table["group"].combine_chunks().dictionary_encode()
+        for start, table in self.tables([column]):
+            values = table[column].combine_chunks().dictionary_encode()
             if len(table):
                 local = [names.setdefault(name, len(names) - 1) for name in values.dictionary.to_pylist()]
                 found[start:start + len(table)] = np.array(local)[values.indices.to_numpy()]

@@ -36,6 +36,8 @@ from gristmill.data.write import write_corpus
 class Dedup:
     """Which duplicates are removed; the longest of a set of duplicates stays, then the one with the smallest id."""
 
+    urls: bool = True
+    """Documents with the same address (`url` in their metadata), however it is spelt."""
     exact: bool = True
     """Texts that are equal but for white space."""
     near: float | None = 0.8
@@ -74,6 +76,8 @@ class Data:
     """Evaluation sets that must not be trained on; null looks for none."""
     dedup: Dedup = field(default_factory=Dedup)
     """Which duplicates go."""
+    alarm: float = 0.5
+    """A source that loses more than this share of its documents to rules, or as duplicates, is named in the report."""
     split: Split = field(default_factory=Split)
     """Which part is held out."""
     sample: float = 1.0
@@ -85,6 +89,7 @@ class Data:
         require(len(self.sources) > 0, "sources", "name at least one source")
         require(0 < self.sample <= 1, "sample", "must be above 0 and at most 1")
         require(self.limit_mb is None or self.limit_mb > 0, "limit_mb", "must be above 0, or null")
+        require(0 < self.alarm <= 1, "alarm", "must be above 0 and at most 1")
         source_names(self.sources)
 
     def fingerprint(self) -> str:
@@ -118,8 +123,10 @@ class Data:
                 selection.limit(int(self.limit_mb * 1e6))
             selection.decide(self.filter)
             clock.lap("filter", size)
+            if self.dedup.urls:
+                selection.remove_equal("url")
             if self.dedup.exact:
-                selection.remove_exact()
+                selection.remove_equal("exact")
             if self.dedup.near is not None:
                 selection.remove_near(self.dedup.near, [unit.fingerprints for unit in units], context.scratch, bar)
             clock.lap("dedup", size)

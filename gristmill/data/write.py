@@ -22,7 +22,7 @@ from gristmill.core.files import write_json
 from gristmill.core.seeds import fraction
 from gristmill.core.stage import StageContext
 from gristmill.data.card import data_card
-from gristmill.data.decide import Filter, Rule, explain
+from gristmill.data.decide import Filter, Rule, alarms, explain
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, write_shard
 from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
@@ -75,6 +75,13 @@ def write_corpus(stage: Data, context: StageContext, selection: Selection, unrea
         merge(tally, found[number]["tally"])
         examples.merge(found[number]["examples"])
     described = funnel(tally, read, _clusters(selection), _leakage(selection))
+    duplicates = selection.duplicates()
+    described["alarms"] = [{"source": alarm["source"], "what": alarm["what"], "fix": alarm["fix"]}
+                           for alarm in duplicates.pop("alarms") if alarm["value"] > stage.alarm]
+    described["alarms"] += [
+        {"source": alarm.source, "what": str(alarm), "fix": "look at its rejects, or loosen the rules for it"}
+        for alarm in alarms({name: counts["documents"] for name, counts in read.items()}, _lost(tally), stage.alarm)]
+    write_json(context.work / "duplicates.json", duplicates)
     write_json(context.work / "funnel.json", described)
     write_json(context.work / "examples.json", examples.chosen())
     rules = {rule.name: rule for code in (False, True) for rule in stage.filter.for_class(code=code)}
@@ -152,6 +159,8 @@ def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapp
     if phase == "filter":
         rule = rules[RULE_NAMES[choice["rule"]]]
         return phase, rule.name, explain(rule, batch[rule.signal][number].as_py())
+    if phase == "url":
+        return phase, "same_url", f"same address as {choice['partner']}"
     if phase == "exact":
         return phase, "exact_duplicate", f"same as {choice['partner']}"
     if phase == "near":
@@ -166,6 +175,12 @@ def _keep(tally: Tally, row: dict[str, Any], characters: float) -> None:
                   ("domains", row["domain"]), ("licenses", source, license),
                   ("source_languages", source, row["language"]), ("lengths", str(length_bin(characters)))):
         count(tally, place, row["bytes"])
+
+
+def _lost(tally: Tally) -> dict[str, dict[str, int]]:
+    """source -> rule -> documents that it took."""
+    return {source: {reason: counts["documents"] for reason, counts in reasons.items()}
+            for source, reasons in tally.get("dropped", {}).get("filter", {}).items()}
 
 
 def _clusters(selection: Selection) -> dict[str, Any]:

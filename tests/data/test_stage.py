@@ -215,6 +215,23 @@ def test_evaluation_texts_are_found_dropped_and_reported(texts: Path, tmp_path: 
     assert data(texts, decontaminate=evaluations).fingerprint() != before
 
 
+def test_one_document_an_address_and_alarms_for_sources_that_lose_most(texts: Path, tmp_path: Path) -> None:
+    records = [{"text": text(200 + i), "url": f"https://www.example.org/{i % 3}/?utm_source=x{i}"} for i in range(21)]
+    (tmp_path / "crawl.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    corpus = Data(sources=[Files(path=str(texts)), Files(path=str(tmp_path / "crawl.jsonl"), name="crawl",
+                                                         columns={"text": "text", "url": "url"})], languages="none")
+    metrics = run(tmp_path / "out", corpus)
+    assert metrics["reasons"]["same_url"]["documents"] == 18
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    assert [alarm["source"] for alarm in funnel["alarms"]] == ["crawl"]
+    assert "86%" in funnel["alarms"][0]["what"]
+    found = json.loads((tmp_path / "out/duplicates.json").read_text())["sources"]
+    assert found["crawl"]["removed"]["url"]["documents"] == 18
+    near = found["files"]["removed"]["near"]
+    assert {example["kept"] for example in near["examples"]} == {"files/near_a.txt", "files/near_b.txt"}
+    assert all(0.8 <= example["similarity"] < 1 for example in near["examples"])
+
+
 def test_lines_that_a_preset_takes_leave_the_text(texts: Path, tmp_path: Path) -> None:
     ended = "".join(f"{line} and so it was.\n" for line in text(0, 400).splitlines())
     (texts / "00.txt").write_text(ended + "no end\n")

@@ -168,7 +168,12 @@ class FakeRun:
             48.2,
             {"sources": [{"kind": "python_stdlib"}, {"kind": "files", "path": f"texts{self.evil}/**"}]},
         )
+        described["alarms"] = [{"source": "files", "what": f"source files lost 61 %{self.evil}", "fix": "look"}]
         self.write(f"{corpus}/funnel.json", described)
+        pair = {"gone": f"a{self.evil}", "kept": "b", "similarity": 0.81, "gone_text": self.evil, "kept_text": "x"}
+        none = {"documents": 0, "bytes": 0, "examples": []}
+        self.write(f"{corpus}/duplicates.json", {"sources": {f"files{self.evil}": {"removed": {
+            "url": none, "exact": none, "near": {"documents": 28, "bytes": 280, "examples": [pair]}}}}})
         self.write(f"{corpus}/signals.json", {
             "length_v1.words": {"edges": [0, 10, 100], "kept": [3, 90], "dropped": [7, 1],
                                 "rules": [{"rule": f"min_words{self.evil}", "low": 10, "high": None}]},

@@ -14,7 +14,7 @@ from gristmill.pipeline.report.signal_panels import signal_panels
 from gristmill.pipeline.report.tokenizer_measures import measures
 
 PHASES = {"collect": "read", "decontaminate": "not in evaluation sets", "sample": "in the sample",
-          "filter": "good enough", "exact": "no exact copies", "near": "no near-duplicates"}
+          "filter": "good enough", "url": "one a URL", "exact": "no exact copies", "near": "no near-duplicates"}
 EXAMPLES, EXAMPLE_CHARACTERS, REASONS = 4, 420, 12
 TOKEN_EDGES = [0, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
 COUNTED_TOKENS = 50_000_000
@@ -75,6 +75,8 @@ def _corpus(stage: Stage) -> dict[str, Any]:
             unit="documents",
             note="documents that were kept",
         ),
+        "alarms": funnel.get("alarms") or [],
+        "duplicates": _duplicates(stage.json("duplicates.json") or {}),
         "contamination": (stage.json("contamination.json") or {}).get("tasks") or {},
         "signals": signal_panels(stage.json("signals.json") or {}),
         "splits": funnel.get("splits") or {},
@@ -86,6 +88,16 @@ def _corpus(stage: Stage) -> dict[str, Any]:
         "kept": [_example(e) for e in ((examples or {}).get("kept") or [])[:EXAMPLES]],
         "rejected": _rejected((examples or {}).get("rejected") or {}, [r for r, _ in reasons]),
     }
+
+
+def _duplicates(duplicates: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each source and step that removed something, its counts and its least similar pairs."""
+    return [
+        {"source": source, "step": step, "documents": removed["documents"], "bytes": removed["bytes"],
+         "pairs": removed["examples"][:2]}
+        for source, about in (duplicates.get("sources") or {}).items()
+        for step, removed in about["removed"].items() if removed["documents"]
+    ]
 
 
 def _dropped(phase: dict[str, Any]) -> int:
