@@ -56,7 +56,7 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         run_tasks(JOB, [{"obj": 1}], Runtime(executor="ray"), lambda *_: None)
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install gristmill[ray])")
 def test_ray_writes_the_same_corpus_byte_for_byte(tmp_path: Path) -> None:
     """A real local Ray, in a process of its own, against worker processes."""

@@ -47,6 +47,7 @@ def test_a_folder_with_a_card(tmp_path: Path) -> None:
         read(tmp_path, split="validation")
 
 
+@pytest.mark.verify
 def test_as_the_public_library_reads_it(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
     rows = {"text": [f"row {n}" for n in range(100)], "n": list(range(100))}
