@@ -69,18 +69,27 @@ def decide(source: Source, target: Target, preset: Preset = "standard", rule: Bo
 @app.command()
 def dedup(source: Source, target: Target, near: Near = 0.8,
           exact: Annotated[bool, typer.Option(help="Remove texts that are equal but for white space.")] = True,
+          lines: Annotated[int, typer.Option(
+              min=0, help="Cut lines that more than so many rows of a `source` share; 0 leaves them.")] = 0,
+          substrings: Annotated[int, typer.Option(
+              min=0, help="Cut stretches of at least so many words that occur again (50); 0 leaves them.")] = 0,
           rejects: Rejects = None, column: Column = "text", as_json: AsJson = False) -> None:
-    """Leave out duplicates; the longest of each set stays.
+    """Leave out duplicates; the longest of each set stays. Then cut what is repeated out of the others.
 
-    Example:  gristmill data dedup good.parquet unique.parquet --near 0.8
+    Example:  gristmill data dedup good.parquet unique.parquet --near 0.8 --substrings 50
     """
     from gristmill.core.errors import UserError
     from gristmill.data import steps
+    from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches
 
     if 0 < near < 0.3:
         raise UserError("below 0.3 most texts of one subject are near-duplicates", where="--near", fix="0.3 to 1, or 0")
-    _run("deduplicate", lambda advance: steps.dedup(source, target, rejects, column=column, exact=exact,
-                                                    near=near or None, advance=advance), as_json)
+    if 0 < substrings < 10:
+        raise UserError("stretches of fewer than 10 words are common speech", where="--substrings", fix="10 or more")
+    _run("deduplicate", lambda advance: steps.dedup(
+        source, target, rejects, column=column, exact=exact, near=near or None,
+        lines=RepeatedLines(more_than=lines) if lines else None,
+        substrings=RepeatedStretches(words=substrings) if substrings else None, advance=advance), as_json)
 
 
 @app.command()

@@ -18,7 +18,8 @@ def evaluation_texts(
 
     task: how the task is called (the file's name before its first dot if empty). fields: which fields of a record make
     its text, joined by line feeds (None: all strings in it). A record's id is its `id` or `task_id`, or else its place.
-    In plain text, an empty line separates two texts. Raises UserError with the line for what cannot be read.
+    In JSON of SQuAD's shape every context and every question is a text of its own. In plain text, an empty line
+    separates two texts. Raises UserError with the line for what cannot be read.
     """
     if path.is_dir():
         for child in sorted(p for p in path.rglob("*") if p.is_file() and _kind(p)):
@@ -55,11 +56,26 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         return
     if _kind(path) == ".json":
         whole = _parsed(text, str(path))
+        if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+            whole = list(_squad(whole["data"])) or whole["data"]
         yield from enumerate(whole if isinstance(whole, list) else [whole], 1)
         return
     for place, line in enumerate(text.split("\n"), 1):  # not splitlines: records may hold U+2028
         if line.strip():
             yield place, _parsed(line, f"{path}, line {place}")
+
+
+def _squad(articles: list[Any]) -> Iterator[str]:
+    """The contexts and questions of SQuAD's shape (Rajpurkar et al. 2016); nothing for another one."""
+    for article in articles:
+        for paragraph in _objects(article, "paragraphs"):
+            yield str(paragraph.get("context", ""))
+            yield from (str(question.get("question", "")) for question in _objects(paragraph, "qas"))
+
+
+def _objects(value: Any, key: str) -> list[dict[str, Any]]:
+    listed = value.get(key) if isinstance(value, dict) else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def _parsed(text: str, where: str) -> Any:

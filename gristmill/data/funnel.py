@@ -13,7 +13,7 @@ LENGTH_EDGES = [0, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_0
 """Edges of the length histogram, in characters; the last bin is open."""
 Tally = dict[str, Any]
 """Nested counts, {documents, bytes} at the ends: what each unit found, added up by `merge`."""
-DROPPING = ("collect", "decontaminate", "sample", "filter", "url", "exact", "near")
+DROPPING = ("collect", "decontaminate", "sample", "filter", "url", "exact", "near", "repeats")
 
 
 def count(tally: Tally, place: Sequence[str], size: int) -> None:
@@ -44,10 +44,14 @@ def largest_first(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str
 
 
 def phases(tally: Tally) -> list[dict[str, Any]]:
-    """After each phase: documents and bytes that are left, of each source too, and what was dropped and why."""
+    """After each phase: documents and bytes that are left, of each source too, and what was dropped and why.
+
+    The bytes that a source loses by `repeats` include what was cut out of documents that stay.
+    """
     dropped: Tally = tally.get("dropped", {})
     names = sorted({*tally.get("kept", {}), *(source for by_source in dropped.values() for source in by_source)})
     left = {source: dict(tally.get("kept", {}).get(source, {"documents": 0, "bytes": 0})) for source in names}
+    cut = tally.get("cut", {})
     found = []
     for phase in reversed(DROPPING):
         reasons: Tally = {}
@@ -58,10 +62,13 @@ def phases(tally: Tally) -> list[dict[str, Any]]:
                 merge(reasons.setdefault(reason, {}), counts)
                 merge(gone, counts)
             lost = {"documents": gone.get("documents", 0), "bytes": gone.get("bytes", 0)}
+            if phase == "repeats":
+                lost["bytes"] += cut.get(source, {}).get("bytes", 0)
             if any(left[source].values()) or any(lost.values()):
                 sources[source] = left[source] | {f"dropped_{unit}": size for unit, size in lost.items()}
             merge(left[source], lost if phase != "collect" else {})
-        if phase not in ("decontaminate", "sample", "url") or reasons:
+        optional = phase in ("decontaminate", "sample", "url") or (phase == "repeats" and not cut)
+        if reasons or not optional:
             found.append({
                 "phase": phase,
                 "documents": sum(c["documents"] for c in sources.values()),

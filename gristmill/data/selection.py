@@ -21,6 +21,7 @@ from gristmill.data.dedup.clusters import components
 from gristmill.data.dedup.exact import equal_documents, hash_columns
 from gristmill.data.dedup.fingerprints import Fingerprints
 from gristmill.data.dedup.near import Near, near_duplicates
+from gristmill.data.dedup.repeats import Edited, RepeatedLines, RepeatedStretches, Run, edit_repeats
 from gristmill.data.dedup.report import STEPS, dedup_report
 from gristmill.data.dedup.texts import ParquetTexts
 from gristmill.data.documents import SPLITS
@@ -28,7 +29,7 @@ from gristmill.data.normalise import is_code
 from gristmill.data.read import MEASURED
 from gristmill.data.split import Split, assign, join
 
-PHASES = ("stays", "sample", "filter", "url", "exact", "near")
+PHASES = ("stays", "sample", "filter", "url", "exact", "near", "repeats")
 """Where a document was dropped, in the order in which they are asked."""
 RULE_NAMES = tuple(sorted(RULES))
 
@@ -57,6 +58,8 @@ class Selection:
         """Its split, in `SPLITS`; -1 for what goes."""
         self.near: Near | None = None
         """What the search for near-duplicates found."""
+        self.edited: list[Edited] = []
+        """The documents of each file that lost repeated lines or stretches."""
         self.unit_bytes = np.zeros(0, np.int64)
         """Size of each set of documents that had to stay in one split."""
 
@@ -131,6 +134,17 @@ class Selection:
         self.near = near_duplicates([Fingerprints.load(path) for path in prints], ParquetTexts(self.files),
                                     self._best_first(), threshold, folder=folder, advance=bar.advance)
         self._drop("near", self.near.kept_for, self.near.similarity[self.near.gone])
+
+    def cut_repeats(self, lines: RepeatedLines | None, substrings: RepeatedStretches | None, folder: Path,
+                    run: Run) -> None:
+        """Cut repeated lines and stretches out of the documents that stay; those of which nothing is left go."""
+        self.edited = edit_repeats(self.files, self.phase == 0, self._best_first(), folder, run,
+                                   lines=lines, substrings=substrings)
+        for start, edited in zip(self.starts.tolist(), self.edited, strict=False):
+            counts = edited.counts()
+            rows, left = counts["row"].to_numpy() + start, counts["bytes"].to_numpy()
+            self.phase[rows[left == 0]] = PHASES.index("repeats")
+            self.bytes[rows[left > 0]] = left[left > 0]
 
     def split(self, options: Split, seed: int) -> None:
         """Find the clusters and put every kept document into a split."""

@@ -8,6 +8,7 @@ filter -> exact and near duplicates -> split -> write (units in parallel). Every
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from gristmill.core.hashing import digest, digest_file
 from gristmill.core.stage import StageContext, stage
 from gristmill.data.decide import Filter
 from gristmill.data.decontaminate import Contamination, ContaminationReport, Decontaminate
+from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches
 from gristmill.data.executors import run_tasks
 from gristmill.data.normalise import Normalise
 from gristmill.data.read import JOB, evaluation_files, evaluation_index, signal_columns
@@ -42,6 +44,10 @@ class Dedup:
     """Texts that are equal but for white space."""
     near: float | None = 0.8
     """Texts whose sets of word 5-grams have at least this Jaccard similarity (0.3 to 1); null leaves them in."""
+    lines: RepeatedLines | None = None
+    """Lines that many documents of a source share are cut out of them, programs aside; {} for the usual numbers."""
+    substrings: RepeatedStretches | None = None
+    """Long stretches of words that occur again are cut out, programs aside; {} for the usual length."""
 
     def __post_init__(self) -> None:
         require(self.near is None or 0.3 <= self.near <= 1, "near", "must be between 0.3 and 1, or null")
@@ -130,6 +136,9 @@ class Data:
             if self.dedup.near is not None:
                 selection.remove_near(self.dedup.near, [unit.fingerprints for unit in units], context.scratch, bar)
             clock.lap("dedup", size)
+            if self.dedup.lines or self.dedup.substrings:
+                self._cut_repeats(selection, context)
+                clock.lap("repeats", size)
             selection.split(self.split, context.seed)
         clock.lap("split", size)
         metrics = write_corpus(self, context, selection, [unit.rejects for unit in units], read)
@@ -169,6 +178,24 @@ class Data:
                 1, note=f"{task['name']}: {result['counts']['documents']} documents"))
         return [Finished(unit.source, target, read_json(Path(f"{target}.json")))
                 for unit, target in zip(units, targets, strict=True)]
+
+    def _cut_repeats(self, selection: Selection, context: StageContext) -> None:
+        def run(job: str, tasks: list[dict[str, Any]]) -> list[Any]:
+            found: dict[str, Any] = {}
+            with context.progress.bar("cut repeats", len(tasks), "units") as bar:
+                def done(task: dict[str, Any], result: Any) -> None:
+                    found[task["target"]] = result
+                    bar.advance(1)
+
+                run_tasks(job, tasks, context.runtime, done)
+            return [found[task["target"]] for task in tasks]
+
+        # A folder of its own: a worker of a killed run may still be writing into the former one.
+        folder = Path(tempfile.mkdtemp(prefix="repeats-", dir=context.scratch))
+        selection.cut_repeats(self.dedup.lines, self.dedup.substrings, folder, run)
+        if not len(selection.kept()):
+            raise UserError("every document consists of repeated text alone", where="dedup",
+                            fix="raise `lines.more_than` or `substrings.words`")
 
     def _report_contamination(self, units: Sequence[Finished], context: StageContext) -> dict[str, int]:
         """contamination.json; gives the number of documents by task."""

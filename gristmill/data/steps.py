@@ -24,14 +24,18 @@ from gristmill.data.decide import Filter, decide
 from gristmill.data.dedup.exact import content_hash, equal_documents, hash_columns
 from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
 from gristmill.data.dedup.near import near_duplicates
+from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches, edit_repeats
 from gristmill.data.dedup.texts import ParquetTexts
 from gristmill.data.documents import PARQUET, SPLITS
+from gristmill.data.executors.job import resolve
 from gristmill.data.inputs import DAMAGE, LONGEST_LINE, Input, lines, list_inputs, open_input
 from gristmill.data.normalise import Normalise, is_code, normalise
 from gristmill.data.signals import measure_batch, remove_lines
 from gristmill.data.signals.language import language_v1
 from gristmill.data.split import Split, choose
 
+COPY = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "language")])
+"""What deduplication copies of its rows."""
 BATCH = 1024
 """Rows in memory at a time."""
 Row = dict[str, Any]
@@ -202,18 +206,22 @@ def decide_rows(source: str, target: Path, rejects: Path | None, *, rules: Filte
 
 
 def dedup(source: str, target: Path, rejects: Path | None, *, column: str = "text", exact: bool = True,
-          near: float | None = 0.8, advance: Progress = _nothing) -> dict[str, Any]:
+          near: float | None = 0.8, lines: RepeatedLines | None = None, substrings: RepeatedStretches | None = None,
+          advance: Progress = _nothing) -> dict[str, Any]:
     """The longest of every set of duplicates, the first of equally long ones. The others go into `rejects` with the
-    number of the row that stays for them and how similar they are. About 400 bytes a document, and a copy of the texts
-    on disk."""
+    number of the row that stays for them and how similar they are; what is repeated is then cut out of those that stay
+    (rows of one `source` belong together). About 400 bytes a document, and a copy of the texts on disk."""
     counts = Counter[str]()
     with tempfile.TemporaryDirectory(dir=target.parent if target.parent.is_dir() else None) as scratch:
         texts = Path(scratch, "texts.parquet")
         hashes, sizes, prints = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], [fingerprints([], near or 0.8)]
-        with pq.ParquetWriter(texts, pa.schema([("text", pa.string())]), **PARQUET) as copy:
+        with pq.ParquetWriter(texts, COPY, **PARQUET) as copy:
             for rows in read_rows(source, column, counts):
                 batch = [row[column] for row in rows]
-                copy.write_table(pa.table({"text": batch}))
+                copy.write_table(pa.table({
+                    "id": [str(len(hashes)) for _ in rows], "text": batch,
+                    **{name: [str(row.get(name) or "") for row in rows] for name in ("source", "language")},
+                }, schema=COPY))
                 hashes.append(hash_columns([content_hash(text) for text in batch]))
                 sizes.append(np.array([len(text.encode("utf-8", "replace")) for text in batch]))
                 if near is not None:
@@ -233,16 +241,25 @@ def dedup(source: str, target: Path, rejects: Path | None, *, column: str = "tex
             found = near_duplicates([whole], ParquetTexts([texts]), left, near, folder=Path(scratch))
             partner[found.gone], similarity[found.gone] = found.kept_for[found.gone], found.similarity[found.gone]
             counts["near"] = len(found.gone)
+        edits: dict[int, str] = {}
+        if lines or substrings:
+            [edited] = edit_repeats(
+                [texts], partner < 0, order[partner[order] < 0], Path(scratch, "repeats"),
+                lambda job, tasks: [resolve(job)(**task) for task in tasks], lines=lines, substrings=substrings)
+            edits = {row["row"]: row["text"] for row in pq.read_table(edited.path).to_pylist()}
+            counts["edited"] = sum(text != "" for text in edits.values())
+            counts["only_repeats"] = len(edits) - counts["edited"]
         number = 0
         with RowWriter(target) as kept, _optional(rejects) as gone:
             for rows in read_rows(source, column, Counter()):
                 here = range(number, number + len(rows))
-                kept.write([row for i, row in zip(here, rows, strict=True) if partner[i] < 0])
+                kept.write([row if i not in edits else {**row, column: edits[i]}
+                            for i, row in zip(here, rows, strict=True) if partner[i] < 0 and edits.get(i) != ""])
                 gone.write([{**row, "same_as_row": int(partner[i]), "similarity": round(float(similarity[i]), 4)}
-                            for i, row in zip(here, rows, strict=True) if partner[i] >= 0])
+                            for i, row in zip(here, rows, strict=True) if partner[i] >= 0 or edits.get(i) == ""])
                 number += len(rows)
-    counts["kept"] = int((partner < 0).sum())
-    return dict(counts)
+    counts["kept"] = int((partner < 0).sum()) - counts["only_repeats"]
+    return {name: count for name, count in counts.items() if count or name != "only_repeats"}
 
 
 def split(source: str, folder: Path, *, column: str = "text", key: str = "", shares: Split | None = None,

@@ -23,6 +23,7 @@ from gristmill.core.seeds import fraction
 from gristmill.core.stage import StageContext
 from gristmill.data.card import data_card
 from gristmill.data.decide import Filter, Rule, alarms, explain
+from gristmill.data.dedup import repeats
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, write_shard
 from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
@@ -61,6 +62,7 @@ def write_corpus(stage: Data, context: StageContext, selection: Selection, unrea
         tasks.append({
             "measured": str(path), "unreadable": str(unreadable[number]), "target": str(context.work), "number": number,
             "decided": str(folder / f"{number:05d}.parquet"), "seed": context.seed, "filter": to_plain(stage.filter),
+            "edited": str(selection.edited[number].path) if selection.edited else None,
         })
     found: dict[int, dict[str, Any]] = {}
     with context.progress.bar("write", selection.count, "documents") as bar:
@@ -81,6 +83,8 @@ def write_corpus(stage: Data, context: StageContext, selection: Selection, unrea
     described["alarms"] += [
         {"source": alarm.source, "what": str(alarm), "fix": "look at its rejects, or loosen the rules for it"}
         for alarm in alarms({name: counts["documents"] for name, counts in read.items()}, _lost(tally), stage.alarm)]
+    if selection.edited:
+        duplicates["repeats"] = {"sources": tally.get("cut", {}), "examples": repeats.examples(selection.edited)}
     write_json(context.work / "duplicates.json", duplicates)
     write_json(context.work / "funnel.json", described)
     write_json(context.work / "examples.json", examples.chosen())
@@ -113,12 +117,16 @@ def _decided(selection: Selection) -> Any:
 
 
 def write_unit(*, measured: str, unreadable: str, decided: str, target: str, number: int, seed: int,
-               filter: dict[str, Any]) -> dict[str, Any]:
-    """Write the shards of one unit; gives its number of documents, its tally and its examples."""
+               filter: dict[str, Any], edited: str | None = None) -> dict[str, Any]:
+    """Write the shards of one unit; gives its number of documents, its tally and its examples.
+
+    edited: the file of documents that lost repeated text (`repeats.EDITED`).
+    """
     documents, decisions = pq.ParquetFile(measured), pq.read_table(decided)
     signals = [name for name in documents.schema_arrow.names if name not in MEASURED.names]
     rules = {code: {rule.name: rule for rule in Filter(**filter).for_class(code=code)} for code in (True, False)}
     tally, examples = Tally(), _Examples(seed)
+    edits = _Edits(edited)
     with _Outputs(Path(target), number) as outputs:
         for row in pq.read_table(unreadable).to_pylist():
             phase = "decontaminate" if row["reason"] == CONTAMINATED else "collect"
@@ -131,6 +139,7 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
             start += len(batch)
             stays = pc.equal(choices["phase"], 0)
             table = pa.Table.from_batches([batch.select(READ)])
+            table, characters = edits.applied(table, start - len(batch), tally)
             table = table.append_column("cluster", pc.coalesce(choices["cluster"], table["id"]))
             table = table.append_column("split", choices["split"])
             for split in SPLITS:
@@ -138,8 +147,8 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
                 outputs.write(split, part.select(SCHEMA.names))
             for number, row in enumerate(table.drop_columns(["text"]).to_pylist()):
                 if choices["phase"][number].as_py() == 0:
-                    _keep(tally, row, batch["length_v1.characters"][number].as_py())
-                    examples.keep(row, batch["text"][number])
+                    _keep(tally, row, characters.get(number, batch["length_v1.characters"][number].as_py()))
+                    examples.keep(row, table["text"][number])
                     continue
                 row["text"] = batch["text"][number].as_py()
                 phase, row["reason"], row["detail"] = _why(
@@ -148,6 +157,40 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
                 examples.reject(row)
                 outputs.reject(row)
     return {"documents": start, "tally": tally, "examples": examples.points()}
+
+
+class _Edits:
+    """The edited documents of a unit, put in the place of the others as they come by."""
+
+    def __init__(self, path: str | None) -> None:
+        self.table = pq.read_table(path) if path else repeats.EDITED.empty_table()
+        self.rows = self.table["row"].to_numpy()
+
+    def applied(self, documents: pa.Table, start: int, tally: Tally) -> tuple[pa.Table, dict[int, int]]:
+        """Documents whose first has the number `start`, with the edited ones' texts, bytes and metadata; and the
+        characters of those. What nothing is left of stays as it was: it goes among the rejects."""
+        first, last = np.searchsorted(self.rows, [start, start + len(documents)])
+        characters: dict[int, int] = {}
+        if first == last:
+            return documents, characters
+        columns = {name: documents[name].to_pylist() for name in ("text", "bytes", "metadata")}
+        sources = documents["source"].to_pylist()
+        for edit in self.table.slice(first, last - first).to_pylist():
+            number = edit["row"] - start
+            if not edit["bytes"]:
+                continue
+            place = tally.setdefault("cut", {}).setdefault(sources[number], {})
+            merge(place, {"documents": 1, "bytes": columns["bytes"][number] - edit["bytes"], "lines": edit["lines"],
+                          "words": edit["words"]})
+            about = json.loads(columns["metadata"][number] or "{}")
+            about["cut"] = {name: edit[name] for name in ("lines", "words") if edit[name]}
+            columns["metadata"][number] = json.dumps(about, sort_keys=True, ensure_ascii=False)
+            columns["text"][number], columns["bytes"][number] = edit["text"], edit["bytes"]
+            characters[number] = len(edit["text"])
+        for name, values in columns.items():
+            at = documents.schema.get_field_index(name)
+            documents = documents.set_column(at, documents.schema.field(at), pa.array(values, documents[name].type))
+        return documents, characters
 
 
 READ = ["id", "text", "source", "domain", "language", "metadata", "bytes"]
@@ -165,6 +208,8 @@ def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapp
         return phase, "exact_duplicate", f"same as {choice['partner']}"
     if phase == "near":
         return phase, "near_duplicate", f"Jaccard {choice['similarity']:.4f} with {choice['partner']}"
+    if phase == "repeats":
+        return phase, "only_repeats", "every line of it stands in many documents, or its words stand in a better one"
     return phase, "beyond_limit", "the sample is as large as limit_mb allows"
 
 

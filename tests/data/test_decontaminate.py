@@ -191,6 +191,14 @@ def test_options_out_of_range_are_refused(field: str, value: float) -> None:
         Decontaminate(**{field: value})
 
 
+def test_evaluation_texts_of_squad(tmp_path: Path) -> None:
+    article = {"title": "t", "paragraphs": [{"context": "c c", "qas": [{"id": "x", "question": "q?", "answers": []}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": [article, article]}))
+    assert [text for _, _, text in evaluation_texts(tmp_path / "squad.json")] == ["c c", "q?"] * 2
+    (tmp_path / "other.json").write_text(json.dumps({"data": [{"question": "a", "paragraphs": 3}, "b"]}))
+    assert [text for _, _, text in evaluation_texts(tmp_path / "other.json")] == ["a", "b"]
+
+
 def test_evaluation_texts_from_files(tmp_path: Path) -> None:
     lines = ['{"id": 7, "question": "a\u2028b", "n": 1}', "", '{"question": "c", "more": ["d"]}']
     (tmp_path / "quiz.jsonl").write_text("\n".join(lines), "utf-8")

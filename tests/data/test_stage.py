@@ -344,3 +344,46 @@ def test_the_standard_library(tmp_path: Path) -> None:
         for document in iterate_documents(tmp_path / "out", split):
             groups.setdefault(document["metadata"]["group"], set()).add(split)
     assert all(len(splits) == 1 for splits in groups.values())
+
+
+def test_repeated_lines_and_stretches_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    menu, notice = "Home and news and about us", " ".join(f"notice{n}" for n in range(60))
+    for seed in range(12):
+        (folder / f"{seed:02d}.txt").write_text(f"{menu}\n{text(seed)}\n{notice if seed % 2 else ''}\n{menu}")
+    (folder / "menu.txt").write_text("\n".join([menu] * 3))
+    (folder / "same.py").write_text(f"'''{menu}\n{notice}\n'''\n" + "x = 1\n" * 9)
+    monkeypatch.setattr(units, "UNIT_BYTES", 2500)
+    options = {"lines": {"more_than": 8}, "substrings": {"words": 40}}
+    stage_ = TypeAdapter(Data).validate_python({
+        "sources": [{"kind": "files", "path": str(folder)}], "languages": "none", "filter": {"preset": "none"},
+        "dedup": options, "split": {"valid": 0.2, "test": 0}})
+    metrics = run(tmp_path / "out", stage_)
+    assert digest_folder(tmp_path / "out") == digest_folder(_run_again(tmp_path, stage_))
+    found = {d["id"]: d for s in ("train", "valid") for d in iterate_documents(tmp_path / "out", s)}
+    texts = {id: d["text"] for id, d in found.items() if id.endswith(".txt")}
+    assert not any(menu in one for one in texts.values())
+    assert sum(notice in one for one in texts.values()) == 1  # the first, in the best document
+    assert all(one.strip().startswith(text(int(id[-6:-4])).strip()) for id, one in texts.items())
+    assert found["files/00.txt"]["metadata"]["cut"] == {"lines": 2}
+    assert sorted(d["metadata"]["cut"].get("words", 0) for d in found.values() if "cut" in d["metadata"]) == (
+        [0] * 7 + [60] * 5)
+    rejects = [row for path in sorted((tmp_path / "out/rejects").glob("*"))
+               for row in pq.read_table(path).to_pylist()]
+    assert [(row["id"], row["reason"]) for row in rejects] == [("files/menu.txt", "only_repeats")]
+    assert rejects[0]["text"].split("\n")[:3] == [menu] * 3
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    last = funnel["phases"][-1]
+    assert last["phase"] == "repeats"
+    assert last["documents"] == metrics["documents"] == 12 + (1 if "files/same.py" in found else 0)
+    assert last["bytes"] == metrics["bytes"] == sum(len(d["text"].encode()) for d in found.values())
+    cut = json.loads((tmp_path / "out/duplicates.json").read_text())["repeats"]
+    assert cut["sources"]["files"]["documents"] == 12
+    assert cut["sources"]["files"]["lines"] == 24
+    assert funnel["phases"][-2]["bytes"] == last["bytes"] + cut["sources"]["files"]["bytes"] + len(rejects[0]["text"])
+
+
+def _run_again(tmp_path: Path, stage_: Data) -> Path:
+    run(tmp_path / "again", stage_, worker_count=2)
+    return tmp_path / "again"

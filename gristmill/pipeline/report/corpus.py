@@ -14,8 +14,9 @@ from gristmill.pipeline.report.signal_panels import signal_panels
 from gristmill.pipeline.report.tokenizer_measures import measures
 
 PHASES = {"collect": "read", "decontaminate": "not in evaluation sets", "sample": "in the sample",
-          "filter": "good enough", "url": "one a URL", "exact": "no exact copies", "near": "no near-duplicates"}
-EXAMPLES, EXAMPLE_CHARACTERS, REASONS = 4, 420, 12
+          "filter": "good enough", "url": "one a URL", "exact": "no exact copies", "near": "no near-duplicates",
+          "repeats": "without repeats"}
+EXAMPLES, EXAMPLE_CHARACTERS, REASONS, SHARES = 4, 420, 12, 8
 TOKEN_EDGES = [0, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
 COUNTED_TOKENS = 50_000_000
 """Tokens that are counted for the histogram: all of a small corpus, the beginning of a large one."""
@@ -77,11 +78,12 @@ def _corpus(stage: Stage) -> dict[str, Any]:
         ),
         "alarms": funnel.get("alarms") or [],
         "duplicates": _duplicates(stage.json("duplicates.json") or {}),
+        "repeats": _repeats((stage.json("duplicates.json") or {}).get("repeats") or {}),
         "contamination": (stage.json("contamination.json") or {}).get("tasks") or {},
         "signals": signal_panels(stage.json("signals.json") or {}),
         "splits": funnel.get("splits") or {},
         "leakage": _leakage(funnel.get("leakage") or {}),
-        "languages": list((funnel.get("languages") or {}).items())[:8],
+        "shares": _shares(funnel, phases),
         "clusters": funnel.get("clusters") or {},
         "limits": (card or {}).get("limits") or [],
         "licenses": _licenses(card or {}),
@@ -100,6 +102,17 @@ def _duplicates(duplicates: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _repeats(repeats: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each source that lost repeated text: its counts, and some of what went."""
+    found = []
+    for source, counts in sorted((repeats.get("sources") or {}).items()):
+        shown = (repeats.get("examples") or {}).get(source) or {}
+        lines = [f"{count(times)} ×: {clip(line, 120)}" for line, times in (shown.get("lines") or [])[:3]]
+        found.append({"source": source, **counts,
+                      "examples": lines + [clip(one["text"], 160) for one in (shown.get("stretches") or [])[:2]]})
+    return found
+
+
 def _dropped(phase: dict[str, Any]) -> int:
     return sum(c.get("documents") or 0 for c in (phase.get("dropped") or {}).values())
 
@@ -113,6 +126,24 @@ def _by_source(phases: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]
     for name in names:
         counts = [(phase.get("sources") or {}).get(name) or {} for phase in phases]
         found[name] = [(c.get("documents") or 0, c.get("dropped_documents") or 0) for c in counts]
+    return found
+
+
+def _shares(funnel: dict[str, Any], phases: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, float, str]]]]:
+    """(title, rows (name, percent of the text, tip)) by language, domain and source, the largest first."""
+    sources = (phases[-1] if phases else {}).get("sources") or {}
+    found = []
+    for title, counts in (("Languages", funnel.get("languages")), ("Domains", funnel.get("domains")),
+                          ("Sources", sources)):
+        total = sum(c.get("bytes") or 0 for c in (counts or {}).values())
+        rows = [(name, round(100 * (c.get("bytes") or 0) / total, 2), f"{name}: {count(c.get('documents'))} documents")
+                for name, c in sorted((counts or {}).items(), key=lambda item: -(item[1].get("bytes") or 0))
+                ] if total else []
+        if len(rows) > SHARES:
+            rest = round(100 - sum(share for _, share, _ in rows[:SHARES - 1]), 2)
+            rows = [*rows[:SHARES - 1], ("others", max(rest, 0.0), f"{len(rows) - SHARES + 1} more")]
+        if len(rows) > 1:
+            found.append((title, rows))
     return found
 
 
