@@ -86,6 +86,12 @@ def write_shard(path: Path, rows: Iterable[dict[str, Any]] | pa.Table, schema: p
     write_atomic(path, parquet_bytes(table))
 
 
+def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file whole. (`pq.read_table` would import pandas where it is installed: a second in every worker.)"""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
 def shards(artifact_path: Path | str, split: str) -> list[Path]:
     """The shards of a split in order; an unknown split or a split without documents is a UserError."""
     folder = Path(artifact_path) / "documents"

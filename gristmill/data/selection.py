@@ -24,7 +24,7 @@ from gristmill.data.dedup.near import Near, near_duplicates
 from gristmill.data.dedup.repeats import Edited, RepeatedLines, RepeatedStretches, Run, edit_repeats
 from gristmill.data.dedup.report import STEPS, dedup_report
 from gristmill.data.dedup.texts import ParquetTexts
-from gristmill.data.documents import SPLITS
+from gristmill.data.documents import SPLITS, read_table
 from gristmill.data.normalise import is_code
 from gristmill.data.read import MEASURED
 from gristmill.data.split import Split, assign, join
@@ -66,7 +66,7 @@ class Selection:
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(number of the first document, columns) of each unit."""
         for start, path in zip(self.starts.tolist(), self.files, strict=False):
-            yield start, pq.read_table(path, columns=list(columns))
+            yield start, read_table(path, columns)
 
     def column(self, name: str, dtype: Any) -> np.ndarray:
         """A column of numbers."""

@@ -26,7 +26,7 @@ from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
 from gristmill.data.dedup.near import near_duplicates
 from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches, edit_repeats
 from gristmill.data.dedup.texts import ParquetTexts
-from gristmill.data.documents import PARQUET, SPLITS
+from gristmill.data.documents import PARQUET, SPLITS, read_table
 from gristmill.data.executors.job import resolve
 from gristmill.data.inputs import DAMAGE, LONGEST_LINE, Input, lines, list_inputs, open_input
 from gristmill.data.normalise import Normalise, is_code, normalise
@@ -246,7 +246,7 @@ def dedup(source: str, target: Path, rejects: Path | None, *, column: str = "tex
             [edited] = edit_repeats(
                 [texts], partner < 0, order[partner[order] < 0], Path(scratch, "repeats"),
                 lambda job, tasks: [resolve(job)(**task) for task in tasks], lines=lines, substrings=substrings)
-            edits = {row["row"]: row["text"] for row in pq.read_table(edited.path).to_pylist()}
+            edits = {row["row"]: row["text"] for row in read_table(edited.path).to_pylist()}
             counts["edited"] = sum(text != "" for text in edits.values())
             counts["only_repeats"] = len(edits) - counts["edited"]
         number = 0

@@ -24,7 +24,7 @@ from gristmill.core.stage import StageContext
 from gristmill.data.card import data_card
 from gristmill.data.decide import Filter, Rule, alarms, explain
 from gristmill.data.dedup import repeats
-from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, write_shard
+from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, read_table, write_shard
 from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
 from gristmill.data.histograms import signal_histograms
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 JOB = f"{__name__}:write_unit"
 KEPT_EXAMPLES, REJECTED_EXAMPLES, EXAMPLE_CHARACTERS = 8, 3, 700
-MOST_NGRAMS = 20_000_000
+MOST_NGRAMS = 8_000_000
 """Hashes of n-grams that are held at a time to measure leakage: of a larger corpus, fewer of each document."""
 DECIDED = pa.schema([
     pa.field("phase", pa.int8()), pa.field("rule", pa.int16()), pa.field("partner", pa.string()),
@@ -122,13 +122,13 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
 
     edited: the file of documents that lost repeated text (`repeats.EDITED`).
     """
-    documents, decisions = pq.ParquetFile(measured), pq.read_table(decided)
+    documents, decisions = pq.ParquetFile(measured), read_table(decided)
     signals = [name for name in documents.schema_arrow.names if name not in MEASURED.names]
     rules = {code: {rule.name: rule for rule in Filter(**filter).for_class(code=code)} for code in (True, False)}
     tally, examples = Tally(), _Examples(seed)
     edits = _Edits(edited)
     with _Outputs(Path(target), number) as outputs:
-        for row in pq.read_table(unreadable).to_pylist():
+        for row in read_table(unreadable).to_pylist():
             phase = "decontaminate" if row["reason"] == CONTAMINATED else "collect"
             count(tally, ("dropped", phase, row["source"], row["reason"]), len(row["text"].encode()))
             examples.reject(row)
@@ -163,7 +163,7 @@ class _Edits:
     """The edited documents of a unit, put in the place of the others as they come by."""
 
     def __init__(self, path: str | None) -> None:
-        self.table = pq.read_table(path) if path else repeats.EDITED.empty_table()
+        self.table = read_table(path) if path else repeats.EDITED.empty_table()
         self.rows = self.table["row"].to_numpy()
 
     def applied(self, documents: pa.Table, start: int, tally: Tally) -> tuple[pa.Table, dict[int, int]]:

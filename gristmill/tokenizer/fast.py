@@ -9,14 +9,17 @@ The rule, in this order; whatever does not meet it is encoded by `tokenizers`, w
 4. Text with a character that the two know from different versions of Unicode (`UNSETTLED`) goes to `tokenizers`, and
    so does text that NFC would change.
 
-gigatoken 0.10.0 remembers every piece of text it has seen, without a limit; a new one is opened after
-`BYTES_PER_ENGINE` of text, so that memory stays bounded. It uses RAYON_NUM_THREADS threads (all cores where it is
+gigatoken 0.10.0 remembers every piece of text it has seen, without a limit. After every `BYTES_PER_ENGINE` of text a
+new one is opened if the process has grown by more than `GROWTH` while the last one encoded: prose repeats its words and
+keeps what is remembered, text without repetitions does not. It uses RAYON_NUM_THREADS threads (all cores where it is
 unset), and one inside a worker process.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -33,8 +36,11 @@ TESTED = ("0.10.",)
 PATTERNS = frozenset({SINGLE_DIGITS, TRIPLE_DIGITS, CL100K, IDENTIFIERS, GPT2})
 
 BYTES_PER_ENGINE = 1 << 26
-"""Text, in bytes, after which the engine and all that it remembers are dropped: 0.75 GB (measured) where no piece of
-text ever comes twice, far less on prose and code."""
+"""Text, in bytes, after which the memory of the process is looked at: what is remembered of so much takes 0.75 GB
+(measured) where no piece of text ever comes twice, far less on prose and code."""
+
+GROWTH = 1 << 28
+"""Bytes that the process may have grown by while it encoded before the engine and all that it remembers are dropped."""
 
 PARALLEL_BYTES = 1 << 16
 """A batch with less text is encoded on the calling thread."""
@@ -60,6 +66,8 @@ PROBE = (
     "", " ", "\n", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", " " * 77, "\t\t\t  \t x", "'" * 9 + "s",
 )
 
+PAGE = mmap.PAGESIZE
+
 Ids = tuple[np.ndarray, np.ndarray]
 """Token ids of all texts, one after another (tokens,) uint32, and how many belong to each text (texts,) int64."""
 
@@ -76,6 +84,7 @@ class FastEncoder:
         self._specification, self._slow, self._nfc = specification, slow, nfc
         self._engine: Any = None
         self._left = 0
+        self._growth = 0.0
 
     def encode(self, texts: Sequence[str | bytes]) -> Ids:
         """Ids of the texts (or of their UTF-8), equal to those of the library.
@@ -98,20 +107,34 @@ class FastEncoder:
     def _run(self, data: list[bytes]) -> Ids:
         size = sum(map(len, data))
         engine = self._engine
-        if engine is None or self._left <= 0:
+        if engine is None or (self._left <= 0 and self._growth > GROWTH):
             import gigatoken
 
             engine = self._engine = None  # before the new one is there: never two of them in memory
             engine = self._engine = gigatoken.Tokenizer.from_json(self._specification)
+            self._growth = 0.0
+        if self._left <= 0:
             self._left = BYTES_PER_ENGINE
         self._left -= size
+        before = resident_bytes() or 0
         found = engine.encode_batch(data, parallel=None if size >= PARALLEL_BYTES else False)
+        after = resident_bytes()
+        self._growth += math.inf if after is None else max(0, after - before)
         layout = getattr(found, "layout", None)
         if layout is None:  # without the package awkward it is a list of arrays
             lengths = np.array([len(one) for one in found], dtype=np.int64)
             return (np.concatenate(found) if len(found) else np.empty(0, np.uint32)).astype(np.uint32), lengths
         offsets = np.asarray(layout.offsets.data, dtype=np.int64)
         return np.asarray(layout.content.data)[offsets[0]:offsets[-1]], np.diff(offsets)
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _valid(data: bytes) -> bytes:

@@ -121,14 +121,24 @@ def normalising():
 
 def test_memory_is_bounded_by_opening_a_new_engine(both, monkeypatch):
     tokenizer, encoder = both
-    monkeypatch.setattr(fast_module, "BYTES_PER_ENGINE", 1000)
-    engines = set()
-    for number in range(6):
-        text = f"some text, number {number} " * 30
-        assert encoder.encode([text])[0].tolist() == tokenizer.encode(text)
-        engines.add(id(encoder._engine))
-        encoder._left = min(encoder._left, 1000 - len(text))
-    assert encoder._left < 1000
+    texts = [f"number {n} and {n * 7919 % 1000003} of them" for n in range(60)]
+    monkeypatch.setattr(fast_module, "BYTES_PER_ENGINE", 100)
+
+    def engines():
+        found = []
+        for start in range(0, 60, 10):
+            assert_equal(tokenizer, encoder, texts[start:start + 10])
+            found.append(encoder._engine)
+        return len({id(engine) for engine in found})
+
+    sizes = iter(range(0, 10**6, 1000))
+    monkeypatch.setattr(fast_module, "resident_bytes", lambda: next(sizes))
+    encoder._growth = encoder._left = 0
+    monkeypatch.setattr(fast_module, "GROWTH", 10**5)  # what is remembered stays small
+    engines()
+    assert engines() == 1
+    monkeypatch.setattr(fast_module, "GROWTH", 900)  # every batch grows it by 1,000
+    assert engines() == 6
 
 
 def test_a_tokenizer_with_an_open_engine_can_be_sent_to_another_process(both):

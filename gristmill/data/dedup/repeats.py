@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from gristmill.core.config import config, require
 from gristmill.data.dedup.lines import LEAST_WORDS, frequent_keys, line_keys, remove_lines
 from gristmill.data.dedup.substrings import LEAST, Windows, cut_words, repeated_spans, window_keys
-from gristmill.data.documents import write_shard
+from gristmill.data.documents import read_table, write_shard
 from gristmill.data.normalise import is_code
 
 EXAMPLES, EXAMPLE_CHARACTERS = 5, 300
@@ -76,7 +76,7 @@ class Edited:
 
     def counts(self) -> pa.Table:
         """The columns row, bytes, lines, words."""
-        return pq.read_table(self.path, columns=["row", "bytes", "lines", "words"])
+        return read_table(self.path, ["row", "bytes", "lines", "words"])
 
 
 def edit_repeats(
