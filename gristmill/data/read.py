@@ -25,10 +25,11 @@ from gristmill.core.files import disk_errors, write_json
 from gristmill.core.seeds import fraction
 from gristmill.data.decontaminate import Contamination, Decontaminate, EvaluationIndex, decontaminated
 from gristmill.data.dedup.exact import content_hash
-from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
-from gristmill.data.dedup.shingles import ngram_hashes
+from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints_of_words, joined
+from gristmill.data.dedup.shingles import distinct, grams
+from gristmill.data.dedup.texts import slices
 from gristmill.data.dedup.urls import url_hash
-from gristmill.data.dedup.words import word_hashes
+from gristmill.data.dedup.words import Words, split_words
 from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, Reject, reject_row, row
 from gristmill.data.evaluation_texts import evaluation_texts
 from gristmill.data.inputs import list_inputs
@@ -117,11 +118,7 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
                         document.text, document.metadata["decontaminated"] = left, said(taken)
                 clock.lap("decontaminate")
             if batch:
-                table = measured(batch, points, options, clock)
-                if options["near"] is not None:
-                    prints.append(fingerprints(table["text"].to_pylist(), options["near"]))
-                    clock.lap("fingerprints")
-                documents.write_table(table)
+                documents.write_table(measured(batch, points, options, prints, clock))
                 clock.lap("write")
             batch.clear()
             points.clear()
@@ -149,9 +146,7 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
         clock.lap("read")
         flush()
     if options["near"] is not None:
-        prints = prints or [fingerprints([], options["near"])]
-        Fingerprints(np.concatenate([one.bands for one in prints], axis=1),
-                     np.concatenate([one.sketches for one in prints])).save(Path(f"{target}.fingerprints"))
+        joined(prints, options["near"]).save(Path(f"{target}.fingerprints"))
     result = {"counts": dict(sorted(counts.items())), "seconds": dict(seconds), "contaminations": contaminations}
     write_json(Path(f"{target}.json"), result)
     return result
@@ -173,23 +168,30 @@ def clean(documents: Sequence[Document], rules: Normalise, options: dict[str, An
 
 
 def measured(documents: Sequence[Document], points: Sequence[float], options: dict[str, Any],
-             clock: _Clock) -> pa.Table:
-    """Documents in normal form as a table of `MEASURED`."""
+             prints: list[Fingerprints], clock: _Clock) -> pa.Table:
+    """Documents in normal form as a table of `MEASURED`; where `near` asks for them, their fingerprints go to
+    `prints`."""
     texts = [document.text for document in documents]
     code = [is_code(document.language) for document in documents]
     signals = measure_batch(texts, code=code, compat=options["compat"], bad_words=options["bad_words"])
     clock.lap("signals")
     same = [content_hash(text) for text in texts]
     clock.lap("hash")
+    ngrams: list[np.ndarray] = []
+    for part in slices(texts):
+        words = split_words(texts[part])
+        ngrams += sampled_ngrams(words)
+        clock.lap("leakage")
+        if options["near"] is not None:
+            prints.append(fingerprints_of_words(words, options["near"]))
+            clock.lap("fingerprints")
     rows = []
     for number, (document, text) in enumerate(zip(documents, texts, strict=True)):
-        words = word_hashes(text)
-        grams = sampled_ngrams(words).tobytes()
-        clock.lap("leakage")
         group, url = document.metadata.get("group", ""), document.metadata.get("url")
         rows.append({
             **row(document), "bytes": len(text.encode()), "point": points[number],
-            "group": f"{document.source}/{group}" if group else "", "content_hash": same[number], "ngrams": grams,
+            "group": f"{document.source}/{group}" if group else "", "content_hash": same[number],
+            "ngrams": ngrams[number].tobytes(),
             "url_hash": (url_hash(str(url)) or None) if url else None,
         })
     table = pa.Table.from_pylist(rows, schema=MEASURED)
@@ -231,10 +233,12 @@ def signal_columns(compat: Compat = "none", bad_words: Sequence[str] = ()) -> li
     return list(measure_batch(["", ""], code=[False, True], compat=compat, bad_words=bad_words))
 
 
-def sampled_ngrams(words: np.ndarray) -> np.ndarray:
-    """The sampled set of a document's long n-grams: sorted uint64."""
-    grams = ngram_hashes(words, LEAKAGE_NGRAM)
-    return np.unique(grams[grams % np.uint64(LEAKAGE_SAMPLED) == 0])
+def sampled_ngrams(words: Words) -> list[np.ndarray]:
+    """The sampled set of each document's long n-grams: sorted uint64."""
+    values, edges = grams(words, LEAKAGE_NGRAM)
+    chosen = np.flatnonzero(values % np.uint64(LEAKAGE_SAMPLED) == 0)
+    cuts = np.searchsorted(chosen, edges)
+    return [distinct(values[chosen[a:b]]) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)]
 
 
 class Rows(contextlib.AbstractContextManager["Rows"]):

@@ -22,7 +22,7 @@ from gristmill.core.errors import UserError
 from gristmill.core.seeds import fraction
 from gristmill.data.decide import Filter, decide
 from gristmill.data.dedup.exact import content_hash, equal_documents, hash_columns
-from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints
+from gristmill.data.dedup.fingerprints import Fingerprints, fingerprints, joined
 from gristmill.data.dedup.near import near_duplicates
 from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches, edit_repeats
 from gristmill.data.dedup.texts import ParquetTexts
@@ -214,7 +214,7 @@ def dedup(source: str, target: Path, rejects: Path | None, *, column: str = "tex
     counts = Counter[str]()
     with tempfile.TemporaryDirectory(dir=target.parent if target.parent.is_dir() else None) as scratch:
         texts = Path(scratch, "texts.parquet")
-        hashes, sizes, prints = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], [fingerprints([], near or 0.8)]
+        hashes, sizes, prints = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], list[Fingerprints]()
         with pq.ParquetWriter(texts, COPY, **PARQUET) as copy:
             for rows in read_rows(source, column, counts):
                 batch = [row[column] for row in rows]
@@ -235,10 +235,8 @@ def dedup(source: str, target: Path, rejects: Path | None, *, column: str = "tex
             similarity[partner >= 0] = 1.0
             counts["exact"] = int((partner >= 0).sum())
         if near is not None:
-            whole = Fingerprints(np.concatenate([one.bands for one in prints], axis=1),
-                                 np.concatenate([one.sketches for one in prints]))
             left = order[partner[order] < 0]
-            found = near_duplicates([whole], ParquetTexts([texts]), left, near, folder=Path(scratch))
+            found = near_duplicates([joined(prints, near)], ParquetTexts([texts]), left, near, folder=Path(scratch))
             partner[found.gone], similarity[found.gone] = found.kept_for[found.gone], found.similarity[found.gone]
             counts["near"] = len(found.gone)
         edits: dict[int, str] = {}

@@ -17,6 +17,7 @@ from gristmill.core.errors import UserError
 from gristmill.core.files import write_atomic
 from gristmill.data.dedup.minhash import PERMUTATIONS, band_hashes, banding, signatures, sketches
 from gristmill.data.dedup.texts import slices
+from gristmill.data.dedup.words import Words, split_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,19 @@ class FingerprintFile:
 
 def fingerprints(texts: Sequence[str], threshold: float) -> Fingerprints:
     """The fingerprints of some texts for a search at this threshold."""
+    return joined([fingerprints_of_words(split_words(texts[part]), threshold) for part in slices(texts)], threshold)
+
+
+def fingerprints_of_words(words: Words, threshold: float) -> Fingerprints:
+    """The fingerprints of texts that are split into words already; memory: 50 bytes a word, all at once."""
     bands, rows = banding(threshold)
-    hashes = [np.empty((bands, 0), np.uint64)]
-    small = [np.empty((0, PERMUTATIONS), np.uint8)]
-    for part in slices(texts):
-        minima = signatures(texts[part])
-        hashes.append(band_hashes(minima, bands, rows))
-        small.append(sketches(minima))
-    return Fingerprints(np.concatenate(hashes, axis=1), np.concatenate(small))
+    minima = signatures(words)
+    return Fingerprints(band_hashes(minima, bands, rows), sketches(minima))
+
+
+def joined(parts: Sequence[Fingerprints], threshold: float) -> Fingerprints:
+    """Fingerprints for this threshold, one after the other; of no text, if there are none."""
+    bands, _ = banding(threshold)
+    return Fingerprints(
+        np.concatenate([np.empty((bands, 0), np.uint64), *(part.bands for part in parts)], axis=1),
+        np.concatenate([np.empty((0, PERMUTATIONS), np.uint8), *(part.sketches for part in parts)]))
