@@ -13,7 +13,8 @@ from gristmill.core.artifact import Artifact
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json
 from gristmill.evaluation.ngram import KneserNey
-from gristmill.tokens import PackedBatches, TokenShards
+from gristmill.tokens import TokenShards
+from gristmill.tokens.seen import stretches_read
 
 PRESET = 9 | lzma.PRESET_EXTREME
 
@@ -70,12 +71,12 @@ def input_artifact(artifact: Artifact, kind: str, others: Sequence[Artifact] = (
     return None
 
 
-def tokens_seen(model: Artifact, shards: TokenShards) -> list[np.ndarray]:
-    """The stretches of `shards` that a pretrained model was trained on, each once, in order.
+def tokens_seen(model: Artifact, shards: TokenShards, corpus: Artifact | None = None,
+                cache: Path | None = None) -> list[np.ndarray]:
+    """The stretches of `shards` that a pretrained model was trained on, each once, by its plan.json.
 
-    The windows of its plan.json (steps, batch, context, seed) are laid side by side, joined where they touch, and cut
-    where a document ends: each stretch (tokens,) lies within one document. Raises UserError where the plan is
-    missing or was made for other tokens.
+    Each stretch (tokens,) lies within one document. corpus, cache: for models with a mixture or a curriculum. Raises
+    UserError where the plan is missing or was made for other tokens.
     """
     plan = plan_of(model)
     if plan is None:
@@ -86,28 +87,7 @@ def tokens_seen(model: Artifact, shards: TokenShards) -> list[np.ndarray]:
             shards.digest, shards.folder.name, shards.folder.name.removeprefix("tokens-")):
         raise UserError("these are not the tokens that the model was trained on", where=str(shards.folder),
                         fix="evaluate with the corpus and the tokenizer of the pretraining run")
-    batches = PackedBatches(shards, context=plan["context"], batch=plan["batch"], seed=plan["seed"])
-    visited = np.zeros(batches.windows, dtype=bool)
-    for step in range(plan["steps"]):
-        visited[batches.order.at(step)] = True
-        if step % 256 == 0 and visited.all():
-            break
-    windows = np.flatnonzero(visited)
-    breaks = np.flatnonzero(np.diff(windows) > 1) + 1
-    stretches: list[np.ndarray] = []
-    for run in np.split(windows, breaks):
-        if len(run):
-            stretches += _within_documents(shards, int(run[0]) * batches.context,
-                                           (int(run[-1]) + 1) * batches.context + 1)
-    return stretches
-
-
-def _within_documents(shards: TokenShards, start: int, stop: int) -> list[np.ndarray]:
-    """Tokens start:stop cut at the borders of documents."""
-    tokens = shards.slice(start, stop)
-    first, last = np.searchsorted(shards.offsets, [start, stop - 1], side="right")
-    borders = np.asarray(shards.offsets[first:last]) - start
-    return [np.asarray(part) for part in np.split(tokens, borders) if len(part)]
+    return stretches_read(plan, shards, corpus, cache)
 
 
 def ngram_nats(model: KneserNey, documents: Sequence[np.ndarray]) -> np.ndarray:

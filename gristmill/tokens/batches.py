@@ -72,11 +72,15 @@ class ShuffledOrder:
         if step < 0 or (self.steps is not None and step >= self.steps):
             raise IndexError(f"step {step} of {self.steps}")
         stop = (step + 1) * self.batch if self.total is None else min((step + 1) * self.batch, self.total)
-        places = np.arange(step * self.batch, stop)
-        rows = np.empty_like(places)
-        for epoch in np.unique(places // self.rows):
-            now = places // self.rows == epoch
-            rows[now] = permuted(places[now] % self.rows, self.rows, derive_seed(self.seed, "epoch", int(epoch)))
+        return self.rows_at(np.arange(step * self.batch, stop))
+
+    def rows_at(self, places: np.ndarray) -> np.ndarray:
+        """Rows at these places of training, int64 (places,)."""
+        epochs, within = np.divmod(np.asarray(places, dtype=np.int64), self.rows)
+        rows = np.empty_like(within)
+        for epoch in np.unique(epochs).tolist():
+            now = epochs == epoch
+            rows[now] = permuted(within[now], self.rows, derive_seed(self.seed, "epoch", epoch))
         return rows
 
     def state(self, step: int) -> dict[str, int]:
@@ -117,11 +121,22 @@ class PackedBatches:
     def tokens_per_batch(self) -> int:
         return self.batch_size * self.context
 
+    @property
+    def epoch_rows(self) -> int:
+        """Rows after which each has come once."""
+        return self.windows
+
     def batch(self, step: int) -> Batch:
         """The batch of `step`, a pure function of (seed, step)."""
-        starts = self.order.at(step) * self.context
-        return _windows(self.shards, [(s, s + self.context + 1) for s in starts.tolist()],
-                        self.batch_size, self.context)
+        return self._read(self.order.at(step), self.batch_size)
+
+    def rows(self, places: np.ndarray) -> Batch:
+        """The rows at these places of training: batch `step` has the places from step x batch on."""
+        return self._read(self.order.rows_at(places), len(places))
+
+    def _read(self, windows: np.ndarray, rows: int) -> Batch:
+        starts = (windows * self.context).tolist()
+        return read_rows(self.shards, [[(s, s + self.context + 1)] for s in starts], rows, self.context)
 
     def state(self, step: int) -> dict[str, int]:
         """Epoch and place before `step`, for the record; to resume, call `batch(step)`."""
@@ -165,7 +180,7 @@ class EvaluationBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`; rows and tails after the last token are padding."""
-        return _windows(self.shards, self._spans(step), self.batch_size, self.context)
+        return read_rows(self.shards, [[span] for span in self._spans(step)], self.batch_size, self.context)
 
     def document_numbers(self, step: int) -> np.ndarray:
         """The document in the shards of each target of `step`, int64 (batch, time), -1 where nothing is scored."""
@@ -191,15 +206,19 @@ def empty_batch(rows: int, context: int, pad_id: int = 0) -> Batch:
     }
 
 
-def _windows(shards: TokenShards, spans: list[tuple[int, int]], rows: int, context: int) -> Batch:
-    """Spans of at most context + 1 tokens as the rows of a batch; what is missing is padding."""
+def read_rows(shards: TokenShards, spans: list[list[tuple[int, int]]], rows: int, context: int) -> Batch:
+    """Rows of spans (start, stop) of tokens, one behind the other: a span of n tokens takes n - 1 places, for its last
+    token is only a target. What is missing of `rows` x `context` is padding."""
     result = empty_batch(rows, context)
     inputs, targets, documents = (result[key].numpy() for key in ("input_ids", "targets", "document_ids"))  # type: ignore[literal-required]
-    for row, (start, stop) in enumerate(spans):
-        tokens = shards.slice(start, stop)
-        index = shards.document_index(start, stop)
-        length = len(tokens) - 1
-        inputs[row, :length] = tokens[:-1]
-        targets[row, :length] = np.where(index[1:] == index[:-1], tokens[1:].astype(np.int64), IGNORED)
-        documents[row, :length] = index[:-1] - index[0]
+    for row, parts in enumerate(spans):
+        at = number = 0
+        for start, stop in parts:
+            tokens = shards.slice(start, stop)
+            index = shards.document_index(start, stop)
+            here = slice(at, at + stop - start - 1)
+            inputs[row, here] = tokens[:-1]
+            targets[row, here] = np.where(index[1:] == index[:-1], tokens[1:].astype(np.int64), IGNORED)
+            documents[row, here] = index[:-1] - index[0] + number
+            at, number = here.stop, number + int(index[-1] - index[0]) + 1
     return result

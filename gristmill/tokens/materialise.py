@@ -13,7 +13,7 @@ from gristmill.core.artifact import Artifact
 from gristmill.core.errors import UserError
 from gristmill.core.hashing import digest
 from gristmill.core.progress import Progress, Silent
-from gristmill.tokens.shards import FORMAT, ShardWriter, TokenShards
+from gristmill.tokens.shards import FORMAT, LABELS, ShardWriter, TokenShards
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -54,14 +54,14 @@ def materialise(
         progress.bar(f"tokens: {split}", _total_bytes(corpus, split, limit_bytes), "MB") as bar,
     ):
         documents = 0
-        rows = read_documents(corpus.path, split, columns=["id", "text", "language", "metadata"])
+        rows = read_documents(corpus.path, split, columns=["id", "text", *LABELS, "metadata"])
         for batch, sizes in _batches(rows, limit_bytes):
             # As UTF-8 from Parquet to the encoder: no text is decoded on the way.
             ids, lengths = tokenizer.encode_flat(batch.column("text").cast("binary").to_pylist())
             framed, lengths = _framed(ids, lengths, start, end, writer.dtype)
             writer.extend(framed, lengths, batch.column("id").to_pylist(), sizes.tolist(),
-                          batch.column("language").to_pylist(),
-                          [_pair(metadata) for metadata in batch.column("metadata").to_pylist()])
+                          [_pair(metadata) for metadata in batch.column("metadata").to_pylist()],
+                          {label: batch.column(label).to_pylist() for label in LABELS})
             documents += batch.num_rows
             bar.advance(int(sizes.sum()) / 1e6)
         if not documents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,8 @@ import numpy as np
 
 from gristmill.core.errors import UserError
 from gristmill.tokens.batches import IGNORED, Batch, ShuffledOrder, empty_batch
+from gristmill.tokens.best_fit import best_fit
+from gristmill.tokens.length_buckets import BucketedOrder
 
 Example = tuple[Sequence[int], Sequence[int]]
 """Token ids, and a mask of equal length: 1 on the tokens that are to be learnt."""
@@ -62,6 +63,10 @@ class Rows(Sequence[list[int]]):
         """The numbers of the examples in a row."""
         return self.layout[row]
 
+    def lengths(self) -> np.ndarray:
+        """Places that hold tokens in each row, (rows,)."""
+        return np.array([sum(min(len(self.examples[one][0]) - 1, self.context) for one in row) for row in self.layout])
+
     def batch(self, rows: Sequence[int] | np.ndarray, batch: int | None = None) -> Batch:
         """These rows as a batch; with `batch`, filled with rows of padding up to that many."""
         result = empty_batch(batch or len(rows), self.context, self.pad_id)
@@ -88,25 +93,9 @@ def pack_examples(examples: Sequence[Example], context: int, *, long: LongExampl
     another length than its ids.
     """
     sizes, report = _admit(examples, context, long)
-    rows: list[list[int]] = []
-    open_rows: dict[int, list[int]] = {}  # places left -> rows with exactly that many
-    left: list[int] = []  # the keys of open_rows, sorted
-    for example, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        at = bisect.bisect_left(left, size)
-        if at == len(left):
-            row, room = len(rows), context
-            rows.append([])
-        else:
-            room = left[at]
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                del open_rows[room], left[at]
-        rows[row].append(example)
-        if room > size:
-            if room - size not in open_rows:
-                bisect.insort(left, room - size)
-            open_rows.setdefault(room - size, []).append(row)
-    layout = sorted(sorted(row) for row in rows)
+    kept = np.fromiter(sizes, dtype=np.int64, count=len(sizes))
+    packed = best_fit(np.fromiter(sizes.values(), dtype=np.int64, count=len(sizes)), context)
+    layout = [kept[packed.row(row)].tolist() for row in range(len(packed))]
     return Rows(examples, layout, context, pad_id, _finish(report, layout, sizes, examples, context))
 
 
@@ -121,12 +110,20 @@ def pad_examples(examples: Sequence[Example], context: int, *, long: LongExample
 class RowBatches:
     """Batches of rows in an order that is a pure function of (seed, step); every row once an epoch."""
 
-    def __init__(self, rows: Rows, *, batch: int, seed: int, epochs: float | None = None) -> None:
+    def __init__(self, rows: Rows, *, batch: int, seed: int, epochs: float | None = None,
+                 similar_lengths: bool = False) -> None:
+        """similar_lengths: batches of rows of similar length, cut to the longest, of at most `batch` x context tokens
+        each and without an end: for padded rows."""
         if not len(rows):
             raise UserError(f"none of the {rows.report.examples} examples can be learnt from",
                             fix=f"look at their reasons: {rows.report.counts()}")
         self.rows, self.batch_size, self.seed = rows, batch, seed
         self.order = ShuffledOrder(len(rows), batch, seed, epochs)
+        self.buckets = None
+        if similar_lengths:
+            if epochs is not None:
+                raise ValueError("epochs: batches of similar lengths have no end")
+            self.buckets = BucketedOrder(rows.lengths(), batch * rows.context, seed)
 
     @property
     def steps(self) -> int | None:
@@ -135,6 +132,9 @@ class RowBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`, a pure function of (seed, step)."""
+        if self.buckets is not None:
+            chosen, length, _ = self.buckets.at(step)
+            return {name: tensor[:, :length] for name, tensor in self.rows.batch(chosen).items()}  # type: ignore
         return self.rows.batch(self.order.at(step), self.batch_size)
 
     def state(self, step: int) -> dict[str, int]:

@@ -3,23 +3,25 @@
 A folder holds `tokens-00000.bin`, ... (ids, little-endian, 16 bits where the vocabulary allows, else 32),
 `offsets.bin` (where each document begins, and the end; int64), `bytes.bin` (UTF-8 bytes of each document's text;
 int64), `ids.bin` with `id-offsets.bin` (the documents' names), and `manifest.json` with sizes and SHA-256 of each.
-What is known of the documents besides lies in `languages.bin` (number of each one's language in the manifest's list;
-int16) where there are several languages, and in `pairs.bin` (int64, equal for translations of each other, -1 for none)
-where the corpus names pairs. A document never straddles two shards. The manifest is written last: without it a folder
-is no shards.
+What is known of the documents besides: the source, domain and language of each (`source.bin` with the number of a name
+in `source-names.json`, int32, where there are several; likewise `domain` and `language`), and `pairs.bin` (int64, equal
+for translations of each other, -1 for none) where the corpus names pairs. A document never straddles two shards. The
+manifest is written last: without it a folder is no shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,10 +30,12 @@ from gristmill.core.files import disk_errors, read_json, write_json
 from gristmill.core.hashing import digest_file
 from gristmill.core.seeds import derive_seed
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 27
 """A shard is closed once it holds this many tokens (256 MB at 16 bits)."""
+LABELS = ("source", "domain", "language")
+"""What shards say of every document in words."""
 FIX = "delete this folder and run the same command again: it is made anew from the corpus"
 
 
@@ -42,6 +46,17 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 _numbers = itertools.count()
 _writing: set[Path] = set()  # the unfinished folders of this process
+
+
+class Origin(NamedTuple):
+    """Where a token comes from."""
+
+    document: str
+    """The document's id in its corpus."""
+    source: str
+    """The source that the corpus has it from."""
+    offset: int
+    """Tokens of the document before it, its start token included."""
 
 
 class TokenShards:
@@ -58,11 +73,10 @@ class TokenShards:
         self.document_bytes = self._map("bytes.bin", np.dtype("<i8"))
         self._names = self._map("ids.bin", np.dtype("u1"))
         self._name_offsets = self._map("id-offsets.bin", np.dtype("<i8"))
-        self.languages: list[str] = manifest.get("languages", [])
-        """Names of the languages of these documents; empty in shards that were made before languages were kept."""
-        known = manifest.get("annotations", {})
-        self._languages = self._map("languages.bin", np.dtype("<i2")) if "languages.bin" in known else None
-        self._pairs = self._map("pairs.bin", np.dtype("<i8")) if "pairs.bin" in known else None
+        self.layout: Any = None
+        """How whole documents lie in rows (`laid_out`); None where they are laid end to end and cut."""
+        self._label_names: dict[str, list[str]] = {}
+        self._pairs = self._map("pairs.bin", np.dtype("<i8")) if "pairs.bin" in manifest["annotations"] else None
         self._shards = [self._map(shard["file"], self.dtype) for shard in manifest["shards"]]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
 
@@ -95,8 +109,8 @@ class TokenShards:
 
     @property
     def digest(self) -> str:
-        """Digest of tokens, sizes and names, a pure function of documents and tokenizer; languages and pairs are
-        checked by `verify`, but are no part of it."""
+        """Digest of tokens, sizes and names, a pure function of documents and tokenizer; labels and pairs are checked
+        by `verify`, but are no part of it."""
         return self.manifest["digest"]
 
     def document(self, i: int) -> np.ndarray:
@@ -111,10 +125,35 @@ class TokenShards:
             raise IndexError(f"document {i} of {self.documents}")
         return self._names[self._name_offsets[i]:self._name_offsets[i + 1]].tobytes().decode()
 
+    def label_names(self, label: str) -> list[str]:
+        """The values of one of LABELS among these documents, sorted."""
+        if label not in self._label_names:
+            self._label_names[label] = read_json(self.folder / f"{label}-names.json")
+        return self._label_names[label]
+
+    def labels(self, label: str) -> np.ndarray:
+        """The number in `label_names` of each document's value, (documents,) int32."""
+        if f"{label}.bin" not in self.manifest["annotations"]:
+            return np.zeros(self.documents, dtype=np.int32)
+        return self._map(f"{label}.bin", np.dtype("<i4"))
+
+    @property
+    def languages(self) -> list[str]:
+        """Names of the languages of these documents."""
+        return self.label_names("language")
+
     @property
     def document_languages(self) -> np.ndarray:
         """The number in `languages` of each document's language, (documents,)."""
-        return np.zeros(self.documents, dtype=np.int16) if self._languages is None else self._languages
+        return self.labels("language")
+
+    def locate(self, position: int) -> Origin:
+        """The source row that the token at this position (of all shards laid end to end) comes from."""
+        if not 0 <= position < self.total_tokens:
+            raise IndexError(f"token {position} of {self.total_tokens}")
+        number = int(np.searchsorted(self.offsets, position, side="right")) - 1
+        source = self.label_names("source")[int(self.labels("source")[number])]
+        return Origin(self.document_id(number), source, position - int(self.offsets[number]))
 
     @property
     def document_pairs(self) -> np.ndarray:
@@ -167,11 +206,11 @@ class ShardWriter:
         _writing.add(self._temporary)
         with disk_errors(self.folder):
             self._temporary.mkdir(parents=True)
-        self._offsets: list[int] = [0]
-        self._bytes: list[int] = []
-        self._name_offsets: list[int] = [0]
-        self._languages: list[str] = []
-        self._pairs: list[int] = []
+        # Packed integers: 44 bytes a document.
+        self._offsets, self._bytes, self._name_offsets = array("q", [0]), array("q"), array("q", [0])
+        self._labels = {label: array("i") for label in LABELS}
+        self._label_numbers: dict[str, dict[str, int]] = {label: {} for label in LABELS}
+        self._pairs = array("q")
         self._open: dict[str, tuple[BinaryIO, Any]] = {}
         self._closed: dict[str, dict[str, Any]] = {}
         self._shards: list[str] = []
@@ -187,18 +226,21 @@ class ShardWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
         _writing.discard(self._temporary)
 
-    def add(self, ids: np.ndarray, name: str, text_bytes: int, *, language: str = "und", pair: str = "") -> None:
+    def add(self, ids: np.ndarray, name: str, text_bytes: int, *, source: str = "", domain: str = "",
+            language: str = "und", pair: str = "") -> None:
         """Append one document: its token ids (tokens,), its name, and the UTF-8 bytes of its text.
 
         pair: the same for documents that are translations of each other, empty for none.
         """
-        self.extend(ids, np.array([len(ids)]), [name], [text_bytes], [language], [pair])
+        self.extend(ids, np.array([len(ids)]), [name], [text_bytes], [pair],
+                    {"source": [source], "domain": [domain], "language": [language]})
 
     def extend(self, ids: np.ndarray, lengths: np.ndarray, names: Sequence[str], text_bytes: Sequence[int],
-               languages: Sequence[str], pairs: Sequence[str]) -> None:
+               pairs: Sequence[str], labels: Mapping[str, Sequence[str]]) -> None:
         """Append many documents at once, with the result of adding one after another.
 
-        ids: token ids (tokens,) of all of them. lengths: how many belong to each (documents,).
+        ids: token ids (tokens,) of all of them. lengths: how many belong to each (documents,). labels: the values of
+        each of LABELS.
         """
         ends = np.cumsum(lengths, dtype=np.int64)
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
@@ -222,11 +264,13 @@ class ShardWriter:
             begin = stop
         encoded = [name.encode() for name in names]
         self._write("ids.bin", b"".join(encoded))
-        self._offsets += (ends + self._offsets[-1]).tolist()
-        self._name_offsets += (np.cumsum([len(name) for name in encoded]) + self._name_offsets[-1]).tolist()
-        self._bytes += [int(size) for size in text_bytes]
-        self._languages += languages
-        self._pairs += [derive_seed("pair", pair) if pair else -1 for pair in pairs]
+        self._offsets.extend((ends + self._offsets[-1]).tolist())
+        self._name_offsets.extend((np.cumsum([len(name) for name in encoded]) + self._name_offsets[-1]).tolist())
+        self._bytes.extend(int(size) for size in text_bytes)
+        for label in LABELS:
+            numbers = self._label_numbers[label]
+            self._labels[label].extend(numbers.setdefault(value, len(numbers)) for value in labels[label])
+        self._pairs.extend(derive_seed("pair", pair) if pair else -1 for pair in pairs)
 
     def finish(self) -> TokenShards:
         """Write the manifest, flush everything to the disk, rename into place and open the result."""
@@ -234,12 +278,16 @@ class ShardWriter:
                              ("id-offsets.bin", self._name_offsets)):
             self._write(name, np.asarray(values, dtype="<i8").tobytes())
         self._write("ids.bin", b"")
-        languages = sorted(set(self._languages))
         annotations = []
-        if len(languages) > 1:
-            number = {name: i for i, name in enumerate(languages)}
-            self._write("languages.bin", np.array([number[n] for n in self._languages], dtype="<i2").tobytes())
-            annotations.append("languages.bin")
+        for label, numbers in self._label_numbers.items():
+            known = sorted(numbers)
+            self._write(f"{label}-names.json", json.dumps(known, ensure_ascii=False).encode())
+            annotations.append(f"{label}-names.json")
+            if len(known) > 1:
+                place = np.empty(len(known), dtype="<i4")
+                place[[numbers[value] for value in known]] = np.arange(len(known))
+                self._write(f"{label}.bin", place[np.asarray(self._labels[label])].tobytes())
+                annotations.append(f"{label}.bin")
         if any(pair >= 0 for pair in self._pairs):
             self._write("pairs.bin", np.array(self._pairs, dtype="<i8").tobytes())
             annotations.append("pairs.bin")
@@ -252,9 +300,10 @@ class ShardWriter:
             "files": {name: facts for name, facts in sorted(self._closed.items())
                       if name not in self._shards and name not in annotations},
         }
-        digest = hashlib.sha256("".join(f["sha256"] for f in _files(content).values()).encode()).hexdigest()
+        sums = [file["sha256"] for file in _files({**content, "annotations": {}}).values()]
+        digest = hashlib.sha256("".join(sums).encode()).hexdigest()
         write_json(self._temporary / MANIFEST, {
-            **content, "digest": digest, "about": self.about, "languages": languages,
+            **content, "digest": digest, "about": self.about,
             "annotations": {name: self._closed[name] for name in annotations}})
         with disk_errors(self.folder):
             try:
@@ -284,11 +333,12 @@ class ShardWriter:
     def _remove_leftovers(self) -> None:
         for path in self.folder.parent.glob(f".{self.folder.name}.*.*.tmp"):
             owner = int(path.name.split(".")[-3])
-            if path not in _writing and (owner == os.getpid() or not _alive(owner)):
+            if path not in _writing and (owner == os.getpid() or not alive(owner)):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     if sys.platform == "win32":
         return True
     try:
@@ -302,5 +352,4 @@ def _alive(process: int) -> bool:
 
 def _files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """File name -> its size and checksum, for all files of a manifest."""
-    return ({shard["file"]: shard for shard in manifest["shards"]} | manifest["files"]
-            | manifest.get("annotations", {}))
+    return {shard["file"]: shard for shard in manifest["shards"]} | manifest["files"] | manifest["annotations"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from gristmill.core.artifact import Artifact
 from gristmill.core.config import CorpusRef, ModelRef, TokenizerRef, config, require, to_plain
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
@@ -18,21 +18,33 @@ from gristmill.models.families import FAMILIES
 from gristmill.models.loading import load_model
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
-from gristmill.objectives.base import Batch, Objective
+from gristmill.objectives.base import Objective
 from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.objectives.pretraining import (
     HeldOutBatches,
     Pretraining,
     PretrainingObjective,
-    TrainingBatches,
     default_objective,
 )
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import TokenShards, materialise
+from gristmill.tokens import (
+    ArrangedRows,
+    Arrangement,
+    BatchWarmup,
+    Curriculum,
+    Mixture,
+    Packing,
+    Positions,
+    TokenShards,
+    arrange,
+    laid_out,
+    materialise,
+)
 from gristmill.training.compile import compile_blocks, should_compile
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.predictions import PYTHON_PROMPTS, Prompt, trace_predictions
+from gristmill.training.reading import Windows, check_reading, describe_packing
 from gristmill.training.validation import bits_per_byte, validate
 
 MEASURED_UPDATES = 4
@@ -82,6 +94,15 @@ class Pretrain:
     """Rows pushed through the model at once; gradients add up exactly. Default: the whole batch."""
     context: int | None = None
     """Tokens a row; default the model's context."""
+    mixture: Mixture | None = None
+    """How much of each source, domain or language is read; default all of the text alike."""
+    curriculum: Curriculum | None = None
+    """What is read when; default everything in random order."""
+    packing: Packing = "concatenate"
+    """concatenate: documents end to end, cut into rows. best_fit: no document that fits a row is cut, and rows are
+    filled with whole ones (Ding et al. 2024); what stays empty is reported."""
+    batch_warmup: BatchWarmup | None = None
+    """Begin with smaller updates."""
     training: TrainingConfig = TrainingConfig()
     """Optimizer, schedule, evaluation, checkpoints."""
     validation_tokens: int = 16_384
@@ -93,6 +114,12 @@ class Pretrain:
         require(self.tokenizer is not None or self.start is not None, "tokenizer", "needed when training from scratch")
         for name in ("batch", "micro_batch", "context"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, name, "must be at least 1")
+        over_time = self.curriculum is not None and bool(self.curriculum.mixtures)
+        mixture = self.mixture or Mixture()
+        once = [name for name in ("weights", "alpha", "epochs", "max_share")
+                if getattr(mixture, name) != getattr(Mixture(), name)]
+        require(not (over_time and once), "mixture",
+                f"{', '.join(once)} and curriculum.mixtures both say how much is read; keep one of them")
 
     def run(self, context: StageContext) -> dict[str, Any]:
         began = time.monotonic()
@@ -111,8 +138,15 @@ class Pretrain:
         held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
         task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
         task.check(model.config, tokenizer)
-        batches = Windows(task.batches(shards, tokenizer, context=length, batch=batch, seed=derive_seed(seed, "order")),
-                          self.micro_batch or batch)
+        arrangement = self._arrangement(shards, corpus, length, context)
+        check_reading(task, self.packing, self.curriculum, mixed=arrangement is not None,
+                      growing=self.batch_warmup is not None)
+        whole = self.packing == "best_fit" and arrangement is None
+        text = laid_out(shards, length, context.cache) if whole else shards
+        positions, order = Positions(batch, length, self.batch_warmup), derive_seed(seed, "order")
+        batches = Windows(
+            lambda: task.batches(text, tokenizer, context=length, batch=batch, seed=order), positions,
+            self.micro_batch or batch)
         model.to(compute.device)
         loss = with_router_losses(task.loss(model.config), model.config)
         trainer = Trainer(
@@ -120,8 +154,15 @@ class Pretrain:
             checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
             label=context.name,
         )
-        plan = self._plan(context, trainer, shards, batch, length, notes, began)
+        plan = self._plan(context, trainer, shards, positions, length, notes, began)
         trainer.steps = plan["steps"]
+        rows, arranged = positions.span(plan["steps"])[0], None
+        if arrangement is not None:
+            arranged = arrangement.rows(
+                lambda text, seed: task.batches(text, tokenizer, context=length, batch=1, seed=seed), rows, order)
+            batches = Windows(lambda: arranged, positions, batches.micro_batch)
+        trainer.source = batches.cut(self.curriculum, length, rows)
+        self._record(context, [text] if arrangement is None else arrangement.texts, arranged, rows)
         trainer.evaluate = HeldOut(
             task.held_out(held_out, tokenizer, context=length, batch=batch, limit_tokens=self.validation_tokens,
                           seed=derive_seed(seed, "held out")),
@@ -143,7 +184,38 @@ class Pretrain:
         model.initialise(seed)
         return model, notes
 
-    def _plan(self, context: StageContext, trainer: Trainer, shards: TokenShards, batch: int, length: int,
+    def _arrangement(self, shards: TokenShards, corpus: Artifact, length: int,
+                     context: StageContext) -> Arrangement | None:
+        """What the mixture and the curriculum make of the text, if anything."""
+        if self.mixture is None and (self.curriculum is None or not (self.curriculum.by or self.curriculum.mixtures)):
+            return None
+        return arrange(shards, corpus, "train", context=length, mixture=self.mixture, curriculum=self.curriculum,
+                       packing=self.packing, cache=context.cache)
+
+    def _record(self, context: StageContext, texts: list[TokenShards], arranged: ArrangedRows | None,
+                rows: int) -> None:
+        """Say, and write into plan.json, how the text is read; nothing where it is read plainly."""
+        settings = {name: to_plain(value) for name in ("mixture", "curriculum", "batch_warmup")
+                    if (value := getattr(self, name)) is not None}
+        if not settings and self.packing == "concatenate":
+            return
+        path = context.work / "plan.json"
+        plan = read_json(path)
+        if "reading" in plan:
+            return
+        plan["reading"] = {"rows": rows, "packing": self.packing, **settings}
+        if self.packing == "best_fit":
+            plan["packed"], line = describe_packing(texts)
+            context.progress.say(f"  {line}")
+        if arranged is not None:
+            plan["arrangement"] = arranged.described()
+            for line in arranged.plan.lines():
+                context.progress.say(f"  {line}")
+            if arranged.arrangement.left_out:
+                context.progress.say(f"  shorter than a row, left out: {', '.join(arranged.arrangement.left_out)}")
+        write_json(path, plan)
+
+    def _plan(self, context: StageContext, trainer: Trainer, shards: TokenShards, positions: Positions, length: int,
               notes: list[str], began: float) -> dict[str, Any]:
         """Turn the budget into steps, once; a resumed run reads what was decided, compilation included."""
         path, decided = context.work / "plan.json", context.telemetry / "compute.json"
@@ -153,7 +225,7 @@ class Pretrain:
             if choice["compile"]:
                 compile_blocks(model)
             return plan
-        tokens_per_step = batch * length
+        batch, tokens_per_step = positions.batch, positions.batch * length
         parameters = sum(p.numel() for p in model.parameters())
         budget = self.budget
         measured = None
@@ -165,12 +237,13 @@ class Pretrain:
             measured = measure(trainer, self._restore(context, trainer))
             left = budget.minutes * 60 - (time.monotonic() - began)
             spare = self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3
-            steps = max(10, int((left - spare) / measured))
+            steps = max(10, positions.steps((left - spare) / measured * batch - batch / 2))
             notes.append(f"steps = {steps}: {left - spare:.0f} s are left of {budget.minutes:g} minutes, "
                          f"and a step takes {measured:.3f} s")
         else:
             wanted = budget.tokens or TOKENS_PER_PARAMETER * parameters
-            steps = budget.steps or max(1, round(wanted / tokens_per_step))
+            steps = budget.steps or (positions.steps(wanted / length) if self.batch_warmup
+                                     else max(1, round(wanted / tokens_per_step)))
             if budget.steps is None:
                 rule = "budget.tokens" if budget.tokens else f"{TOKENS_PER_PARAMETER} tokens a parameter"
                 notes.append(f"steps = {steps}: {rule} / {tokens_per_step} tokens a step")
@@ -179,10 +252,11 @@ class Pretrain:
             compiled = should_compile(context.runtime, guess)
             if compiled:
                 compile_blocks(model)
-        epochs = steps * tokens_per_step / shards.total_tokens
+        tokens = positions.span(steps)[0] * length
+        epochs = tokens / shards.total_tokens
         plan = {
             "steps": steps, "batch": batch, "micro_batch": self.micro_batch or batch, "context": length,
-            "seed": derive_seed(context.seed, "order"), "tokens": steps * tokens_per_step, "epochs": round(epochs, 4),
+            "seed": derive_seed(context.seed, "order"), "tokens": tokens, "epochs": round(epochs, 4),
             "corpus_tokens": shards.total_tokens, "tokens_digest": shards.digest, "parameters": parameters,
             "flops_per_token": model.config.flops_per_token(length),  # type: ignore[union-attr, operator]
             "budget": to_plain(budget), "model": to_plain(model.config), "derivations": notes,
@@ -220,20 +294,6 @@ def measure(trainer: Trainer, restore) -> float:  # type: ignore[no-untyped-def]
     trainer.steps = steps
     trainer.__post_init__()
     return median(seconds)
-
-
-@dataclass
-class Windows:
-    """Batches cut into micro-batches."""
-
-    batches: TrainingBatches
-    micro_batch: int
-
-    def window(self, step: int) -> Sequence[Batch]:
-        whole = self.batches.batch(step)
-        rows = whole["input_ids"].shape[0]
-        return [{name: tensor[start : start + self.micro_batch] for name, tensor in whole.items()}
-                for start in range(0, rows, self.micro_batch)]
 
 
 @dataclass

@@ -88,7 +88,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(texts, tokenizer):
 def test_the_same_row_is_asked_otherwise_in_every_epoch(texts, tokenizer):
     made = source(texts, tokenizer)
     asked: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for step in range(3 * made.rows.windows // 4 + 1):
+    for step in range(3 * made.text.windows // 4 + 1):
         batch = made.batch(step)
         for ids, ranks in zip(batch["input_ids"].tolist(), batch["ranks"].tolist(), strict=True):
             asked.setdefault(tuple(ids), []).append(tuple(ranks))
@@ -133,9 +133,9 @@ def test_memory_is_the_text_right_before_the_row(texts, tokenizer):
     made = source(texts, tokenizer, memory=MEMORY)
     whole, index = texts.slice(0, texts.total_tokens), texts.document_index(0, texts.total_tokens)
     seen = set()
-    for step in range(made.rows.windows // 4):
+    for step in range(made.text.windows // 4):
         batch = made.batch(step)
-        for row, start in enumerate((made.rows.order.at(step) * CONTEXT).tolist()):
+        for row, start in enumerate((made.text.order.at(step) * CONTEXT).tolist()):
             seen.add(start)
             assert batch["input_ids"][row].tolist() == whole[start:start + CONTEXT].tolist()
             ids, documents = batch["memory_ids"][row].tolist(), batch["memory_document_ids"][row].tolist()

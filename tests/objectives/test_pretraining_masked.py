@@ -22,7 +22,7 @@ from gristmill.objectives.pretraining import (
 )
 from gristmill.objectives.pretraining.pairs import PairRows
 from gristmill.objectives.pretraining.parallel import ParallelRows, filled, translations
-from gristmill.objectives.pretraining.rows import Frame, Mixture, TextRows
+from gristmill.objectives.pretraining.rows import Frame, SourceOrder, TextRows
 from gristmill.tokens import TokenShards
 from tests.models.random_encoders import random_encoder, tiny_config
 from tests.objectives.parallel_text import masking_tokenizer, prose, shards_of, translated
@@ -151,7 +151,7 @@ def test_documents_in_a_row_are_told_apart_unless_they_may_see_each_other(texts,
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), data=st.data(), seed=st.integers(0, 1000))
 def test_a_mixture_keeps_its_shares_and_shows_every_row_before_any_again(sizes, data, seed):
     weights = data.draw(st.lists(st.floats(0.01, 1.0), min_size=len(sizes), max_size=len(sizes)))
-    mixture = Mixture(sizes, weights, seed)
+    mixture = SourceOrder(sizes, weights, seed)
     drawn = [mixture.at(place) for place in range(1024)]
     counts = Counter(source for source, _, _ in drawn)
     if len(sizes) > 1:

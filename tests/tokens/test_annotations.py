@@ -1,4 +1,5 @@
-"""What shards keep of documents besides their tokens: languages, and which are translations of each other."""
+"""What shards keep of documents besides their tokens: source, domain, language, and which are translations of each
+other."""
 
 from __future__ import annotations
 
@@ -24,6 +25,28 @@ def written(folder, documents):
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["web", "books", "code"]), st.sampled_from(["", "a.example", "b.example"]),
+                          st.integers(1, 5)), min_size=1, max_size=9))
+def test_every_token_leads_back_to_its_source_row(tmp_path_factory, documents):
+    with ShardWriter(tmp_path_factory.mktemp("s") / "shards", 300, shard_tokens=6) as writer:
+        for number, (source, domain, length) in enumerate(documents):
+            writer.add(np.full(length, number), f"{source}/{number}", 1, source=source, domain=domain)
+        shards = writer.finish()
+    shards = TokenShards.open(shards.folder)
+    shards.verify()
+    assert [shards.label_names("domain")[i] for i in shards.labels("domain")] == [domain for _, domain, _ in documents]
+    position = 0
+    for number, (source, _, length) in enumerate(documents):
+        for offset in range(length):
+            assert shards.locate(position) == (f"{source}/{number}", source, offset)
+            assert shards.slice(position, position + 1)[0] == number
+            position += 1
+    for outside in (-1, position):
+        with pytest.raises(IndexError):
+            shards.locate(outside)
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["en", "de", "und"]), st.sampled_from(["", "x", "y"])), min_size=1,
                 max_size=9))
 def test_languages_and_pairs_come_back(tmp_path_factory, documents):
@@ -40,24 +63,23 @@ def test_languages_and_pairs_come_back(tmp_path_factory, documents):
 
 def test_text_in_one_language_without_pairs_has_no_further_files(tmp_path):
     plain = written(tmp_path / "plain", [("en", ""), ("en", "")])
-    assert not {"languages.bin", "pairs.bin"} & {path.name for path in plain.folder.iterdir()}
+    files = {path.name for path in plain.folder.iterdir()}
+    assert not {"language.bin", "source.bin", "domain.bin", "pairs.bin"} & files
     assert plain.document_languages.tolist() == [0, 0]
     assert plain.document_pairs.tolist() == [-1, -1]
     other = written(tmp_path / "other", [("en", "a"), ("de", "a")])
     assert plain.digest == other.digest, "tokens, sizes and names are the same"
 
 
-def test_shards_from_before_languages_were_kept_open_and_say_that_they_know_none(tmp_path):
-    shards = written(tmp_path / "old", [("en", ""), ("en", "")])
+def test_shards_of_another_format_say_how_to_make_them_anew(tmp_path):
+    shards = written(tmp_path / "old", [("en", "")])
     manifest = read_json(shards.folder / "manifest.json")
-    write_json(shards.folder / "manifest.json", {k: v for k, v in manifest.items()
-                                                 if k not in ("languages", "annotations")})
-    old = TokenShards.open(shards.folder)
-    assert old.languages == []
-    assert old.document_languages.tolist() == [0, 0]
+    write_json(shards.folder / "manifest.json", manifest | {"format": 1})
+    with pytest.raises(UserError, match=r"(?s)format other than 2.*made anew"):
+        TokenShards.open(shards.folder)
 
 
-@pytest.mark.parametrize("name", ["languages.bin", "pairs.bin"])
+@pytest.mark.parametrize("name", ["language.bin", "language-names.json", "pairs.bin"])
 def test_damage_is_named(name, tmp_path):
     shards = written(tmp_path / "s", [("en", "a"), ("de", "a")])
     path = shards.folder / name
@@ -72,7 +94,8 @@ def test_damage_is_named(name, tmp_path):
 
 
 def test_a_corpus_hands_its_languages_and_pairs_on(tmp_path):
-    rows = [row(Document(id=f"doc-{i}", text=text, source="s", language=language, metadata=metadata), split="train")
+    rows = [row(Document(id=f"doc-{i}", text=text, source=f"s{i % 2}", language=language, metadata=metadata),
+                split="train")
             for i, (text, language, metadata) in enumerate((
                 ("a house", "en", {"pair": "1"}), ("ein Haus", "de", {"pair": "1"}), ("alone", "en", {"pairs": 3})))]
     write_shard(tmp_path / "corpus" / "documents" / "train-00000.parquet", rows)
@@ -81,5 +104,6 @@ def test_a_corpus_hands_its_languages_and_pairs_on(tmp_path):
     shards = materialise(corpus, tokenizer, "train", tmp_path / "cache")
     assert shards.languages == ["de", "en"]
     assert shards.document_languages.tolist() == [1, 0, 1]
+    assert shards.locate(shards.total_tokens - 1) == ("doc-2", "s0", len(shards.document(2)) - 1)
     first, second, third = shards.document_pairs.tolist()
     assert first == second != third == -1

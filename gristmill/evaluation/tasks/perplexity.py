@@ -125,7 +125,8 @@ class Perplexity:
             from gristmill.tokenizer import Tokenizer
 
             tokenizer = Tokenizer.load(base.path)
-        segments = tokens_seen(base, materialise(corpus, tokenizer, "train", setting.cache, setting.progress))
+        shards = materialise(corpus, tokenizer, "train", setting.cache, setting.progress)
+        segments = tokens_seen(base, shards, corpus, setting.cache)
         model = KneserNey.train(segments, tokenizer.vocab_size)
         start = tokenizer.document_start_id
         prefix = [tokenizer.document_end_id if start is None else start]

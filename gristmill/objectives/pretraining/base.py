@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from gristmill.objectives.base import Batch, Objective
@@ -16,11 +17,19 @@ class TrainingBatches(Protocol):
     """Batches for ever. Each holds at least `input_ids` (batch, time) and `targets`, -100 where nothing is scored; the
     first dimension of every tensor is the row, so that a batch can be cut into micro-batches."""
 
-    tokens_per_batch: int
-    """Tokens of text in a batch."""
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens of text in a batch."""
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows after which each has come once."""
 
     def batch(self, step: int) -> Any:
         """The batch of `step`: a pure function of (seed, step)."""
+
+    def rows(self, places: np.ndarray) -> Any:
+        """The rows at these places of training, a row each: `batch(step)` has the places from step x batch on."""
 
 
 class HeldOutBatches(Protocol):
@@ -36,6 +45,7 @@ class Pretraining(Protocol):
     """A config class: `kind` and options."""
 
     kind: str
+    """A class with `best_fit = True` reads rows of whole documents (`tokens.text_batches`) as well as windows."""
 
     def check(self, model_config: Any, tokenizer: Tokenizer) -> None:
         """UserError where this model or tokenizer cannot be trained so (no mask token, another body)."""

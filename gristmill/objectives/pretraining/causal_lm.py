@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from gristmill.core.errors import UserError
 from gristmill.models.config import DecoderConfig
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards
+from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards, WholeBatches, text_batches
 
 
 @config
 class CausalLanguageModelling:
     """Predict each token from the ones before it."""
+
+    best_fit: ClassVar[bool] = True
 
     kind: Literal["causal_lm"] = "causal_lm"
     label_smoothing: float = 0.0
@@ -38,8 +40,8 @@ class CausalLanguageModelling:
 
     def batches(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, seed: int
-    ) -> PackedBatches:
-        return PackedBatches(shards, context=context, batch=batch, seed=seed)
+    ) -> PackedBatches | WholeBatches:
+        return text_batches(shards, context=context, batch=batch, seed=seed)
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gristmill.core.errors import UserError
 from gristmill.objectives.cross_entropy import IGNORED
-from gristmill.objectives.pretraining.rows import Frame, Mixture, first_documents, generator
+from gristmill.objectives.pretraining.rows import Frame, SourceOrder, first_documents, generator
 from gristmill.objectives.span_corruption import Denoiser, cut_out, noise_mask
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import TokenShards
@@ -132,7 +132,7 @@ class CorruptedBatches:
         self.context, self.targets, self.batch_size = context, targets, batch
         if not all(source.rows for source in self.sources):
             raise UserError("the text has no document of two tokens or more", where="corpus", fix="use more text")
-        self.order = Mixture([source.rows for source in self.sources],
+        self.order = SourceOrder([source.rows for source in self.sources],
                              [source.denoiser.share for source in self.sources], seed)
 
     @property
@@ -145,16 +145,25 @@ class CorruptedBatches:
         """Places of the encoder; what is written comes on top."""
         return self.batch_size * self.context
 
+    @property
+    def epoch_rows(self) -> int:
+        """Rows after which each has come once."""
+        return sum(self.order.sizes)
+
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of `step`, a pure function of (seed, step)."""
         if step < 0:
             raise IndexError(f"step {step}")
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return self.assemble([self.order.at(place) for place in places])
+        return self.rows(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
 
-    def assemble(self, chosen: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """The batch of these (source, row, epoch); fewer than a batch has are filled up with rows of padding."""
-        read, written = (self.batch_size, self.context), (self.batch_size, self.targets)
+    def rows(self, places: np.ndarray) -> dict[str, Tensor]:
+        """The rows at these places of training: batch `step` has the places from step x batch on."""
+        return self.assemble([self.order.at(place) for place in places.tolist()], len(places))
+
+    def assemble(self, chosen: Sequence[tuple[int, int, int]], rows: int | None = None) -> dict[str, Tensor]:
+        """These (source, row, epoch) as a batch, filled up with rows of padding to `rows`, by default a whole batch."""
+        rows = self.batch_size if rows is None else rows
+        read, written = (rows, self.context), (rows, self.targets)
         inputs, given = np.full(read, self.specials.pad), np.full(written, self.specials.pad)
         targets = np.full(written, IGNORED)
         of_inputs, of_targets = np.full(read, PADDING, dtype=np.int32), np.full(written, PADDING, dtype=np.int32)

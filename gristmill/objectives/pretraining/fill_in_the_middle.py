@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +17,7 @@ from gristmill.objectives.cross_entropy import IGNORED
 from gristmill.objectives.pretraining.causal_lm import check_decoder, check_regularisation, guess_next
 from gristmill.objectives.pretraining.rewritten import Rewritten, pieces
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards
+from gristmill.tokens import EvaluationBatches, TokenShards, text_batches
 from gristmill.tokens.batches import empty_batch
 
 ADDED = 4
@@ -31,6 +31,8 @@ class FillInTheMiddle:
     Cuts fall between tokens. (The paper cuts between characters, which helps when a prompt ends inside a token; a
     prompt that is encoded as it stands ends between tokens.) Evaluation is on plain text, so that bits per byte stay
     comparable. """
+
+    best_fit: ClassVar[bool] = True
 
     kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
     rate: float = 0.5
@@ -71,7 +73,7 @@ class FillInTheMiddle:
         def rewrite(whole: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
             return rearrange(whole, rng, sentinels, self.rate, self.suffix_first)
 
-        return Rewritten(PackedBatches(shards, context=context, batch=batch, seed=seed), rewrite, seed)
+        return Rewritten(text_batches(shards, context=context, batch=batch, seed=seed), rewrite, seed)
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int

@@ -3,7 +3,7 @@ arXiv:2404.19737; DeepSeek-V3, arXiv:2412.19437, section 2.2)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -11,13 +11,15 @@ from gristmill.core.config import config, require
 from gristmill.objectives.multi_token import MultiTokenLM
 from gristmill.objectives.pretraining.causal_lm import check_decoder, check_regularisation, guess_next
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards
+from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards, WholeBatches, text_batches
 
 
 @config
 class MultiTokenPrediction:
     """Predict the next `depth` tokens. The blocks that predict the further ones are trained along and not saved: what
     comes out is a model like any other."""
+
+    best_fit: ClassVar[bool] = True
 
     kind: Literal["multi_token"] = "multi_token"
     depth: int = 2
@@ -47,8 +49,8 @@ class MultiTokenPrediction:
 
     def batches(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, seed: int
-    ) -> PackedBatches:
-        return PackedBatches(shards, context=context, batch=batch, seed=seed)
+    ) -> PackedBatches | WholeBatches:
+        return text_batches(shards, context=context, batch=batch, seed=seed)
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int

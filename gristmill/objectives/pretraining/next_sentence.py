@@ -13,7 +13,13 @@ from gristmill.objectives.masked_lm import MaskedLM
 from gristmill.objectives.masking import Masking, Vocabulary
 from gristmill.objectives.pretraining.masked_lm import check_encoder, guess_hidden, mask_id, masked_batches
 from gristmill.objectives.pretraining.pairs import Negatives, PairRows
-from gristmill.objectives.pretraining.rows import Frame, HeldOutRows, MaskedBatches, first_documents
+from gristmill.objectives.pretraining.rows import (
+    Frame,
+    HeldOutRows,
+    MaskedBatches,
+    SimilarRows,
+    first_documents,
+)
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import TokenShards
 
@@ -30,6 +36,9 @@ class NextSentencePrediction:
     lets the two change places (ALBERT's sentence order, the harder task)."""
     short: float = 0.1
     """Share of the rows that are shorter than the context, so that the model sees short texts too."""
+    similar_lengths: bool = False
+    """Batches of rows of similar length, cut to the longest one and with as many tokens as a full batch: nothing is
+    spent on padding. How many rows an update has then differs."""
 
     def __post_init__(self) -> None:
         require(0 <= self.short <= 1, "short", "must be from 0 to 1")
@@ -50,8 +59,9 @@ class NextSentencePrediction:
 
     def batches(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, seed: int
-    ) -> MaskedBatches:
-        return self._batches(shards, tokenizer, shards.documents, context=context, batch=batch, seed=seed)
+    ) -> MaskedBatches | SimilarRows:
+        batches = self._batches(shards, tokenizer, shards.documents, context=context, batch=batch, seed=seed)
+        return SimilarRows(batches, batches.sources[0].lengths()) if self.similar_lengths else batches  # type: ignore[attr-defined]
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int

@@ -49,6 +49,13 @@ class PairRows:
         self.ends = np.cumsum(self.pieces)
         self.rows = int(self.ends[-1])
 
+    def lengths(self) -> np.ndarray:
+        """The most tokens that each row can have, (rows,)."""
+        bodies = np.repeat(np.diff(self.shards.offsets)[self.documents] - self.frame.size, self.pieces)
+        pieces = np.repeat(self.pieces, self.pieces)
+        part = np.arange(self.rows) - np.repeat(self.ends - self.pieces, self.pieces)
+        return (part + 1) * bodies // pieces - part * bodies // pieces + self.frame.size + 1
+
     def row(self, index: int, version: int) -> Row:
         rng = generator(self.seed, "pair", index, version)
         number = int(np.searchsorted(self.ends, index, side="right"))

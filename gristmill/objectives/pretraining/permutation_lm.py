@@ -16,6 +16,7 @@ from gristmill.core.seeds import derive_seed
 from gristmill.models.config import TwoStreamConfig
 from gristmill.models.config.two_stream import PREDICTED
 from gristmill.objectives.permutation_lm import PermutationLM
+from gristmill.objectives.pretraining.rewritten import gathered
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards
 from gristmill.tokens.batches import IGNORED, PADDING
@@ -89,26 +90,35 @@ class PermutedBatches:
     Every row has the same number of targets, so that shapes never change.
     """
 
-    def __init__(self, rows: PackedBatches, options: PermutationLanguageModelling, unscored: int | None,
+    def __init__(self, text: PackedBatches, options: PermutationLanguageModelling, unscored: int | None,
                  seed: int) -> None:
         """unscored: a token that is never scored, because its place gives it away."""
-        self.rows, self.options, self.unscored, self.seed = rows, options, unscored, seed
+        self.text, self.options, self.unscored, self.seed = text, options, unscored, seed
 
     @property
     def steps(self) -> int | None:
         """Batches in all, or None without an end."""
-        return self.rows.steps
+        return self.text.steps
 
     @property
     def tokens_per_batch(self) -> int:
-        return self.rows.tokens_per_batch
+        return self.text.tokens_per_batch
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows after which each has come once."""
+        return self.text.epoch_rows
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of `step`, a pure function of (seed, step)."""
-        starts = (self.rows.order.at(step) * self.rows.context).tolist()
-        whole = self.rows.batch(step)
+        starts = (self.text.order.at(step) * self.text.context).tolist()
+        whole = self.text.batch(step)
         return with_targets(whole["input_ids"], whole["document_ids"], self.options, self.unscored,
-                        (self.seed, step)) | remembered(self.rows.shards, starts, self.options.memory)
+                        (self.seed, step)) | remembered(self.text.shards, starts, self.options.memory)
+
+    def rows(self, places: np.ndarray) -> dict[str, Tensor]:
+        """The rows at these places of training, as the batches have them."""
+        return gathered(self.batch, self.text.batch_size, places)
 
 
 class HeldOutPermuted:

@@ -3,7 +3,7 @@ al. 2020, arXiv:1910.10683, section 3.2.1)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from gristmill.objectives.cross_entropy import IGNORED
 from gristmill.objectives.pretraining.causal_lm import check_decoder, check_regularisation, guess_next
 from gristmill.objectives.pretraining.rewritten import Rewritten, RewrittenHeldOut, pieces
 from gristmill.tokenizer import Tokenizer
-from gristmill.tokens import EvaluationBatches, PackedBatches, TokenShards
+from gristmill.tokens import EvaluationBatches, TokenShards, text_batches
 
 
 @config
 class PrefixLanguageModelling:
     """Each piece of a document is split at random: its first part is seen by all of the piece and not scored."""
+
+    best_fit: ClassVar[bool] = True
 
     kind: Literal["prefix_lm"] = "prefix_lm"
     label_smoothing: float = 0.0
@@ -42,7 +44,7 @@ class PrefixLanguageModelling:
     def batches(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, seed: int
     ) -> Rewritten:
-        return Rewritten(PackedBatches(shards, context=context, batch=batch, seed=seed), split, seed)
+        return Rewritten(text_batches(shards, context=context, batch=batch, seed=seed), split, seed)
 
     def held_out(
         self, shards: TokenShards, tokenizer: Tokenizer, *, context: int, batch: int, limit_tokens: int, seed: int

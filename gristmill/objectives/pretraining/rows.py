@@ -21,6 +21,7 @@ from gristmill.objectives.masking import Masking, Vocabulary, hide
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import TokenShards, permuted
 from gristmill.tokens.batches import PADDING
+from gristmill.tokens.length_buckets import BucketedOrder
 
 ROUND = 1024
 """Places in which the shares of several sources are kept exactly."""
@@ -149,7 +150,7 @@ class TextRows:
         return np.concatenate(parts), np.concatenate(numbers)
 
 
-class Mixture:
+class SourceOrder:
     """Rows of several sources in fixed shares: of every 1,024 places each source has as many as its weight says, at
     least one, and every row of a source comes once before any comes again."""
 
@@ -188,7 +189,7 @@ class MaskedBatches:
     ) -> None:
         self.sources, self.masking, self.vocabulary, self.frame = list(sources), masking, vocabulary, frame
         self.context, self.batch_size, self.seed = context, batch, seed
-        self.order = Mixture([source.rows for source in sources], weights, seed)
+        self.order = SourceOrder([source.rows for source in sources], weights, seed)
 
     @property
     def steps(self) -> None:
@@ -199,20 +200,29 @@ class MaskedBatches:
     def tokens_per_batch(self) -> int:
         return self.batch_size * self.context
 
+    @property
+    def epoch_rows(self) -> int:
+        """Rows after which each has come once."""
+        return sum(self.order.sizes)
+
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of `step`, a pure function of (seed, step)."""
         if step < 0:
             raise IndexError(f"step {step}")
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return self.assemble([self.order.at(place) for place in places])
+        return self.rows(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
 
-    def assemble(self, chosen: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """The batch of these (source, row, epoch); fewer than a batch has are filled up with rows of padding."""
-        shape = (self.batch_size, self.context)
+    def rows(self, places: np.ndarray) -> dict[str, Tensor]:
+        """The rows at these places of training: batch `step` has the places from step x batch on."""
+        return self.assemble([self.order.at(place) for place in places.tolist()], len(places))
+
+    def assemble(self, chosen: Sequence[tuple[int, int, int]], rows: int | None = None) -> dict[str, Tensor]:
+        """These (source, row, epoch) as a batch, filled up with rows of padding to `rows`, by default a whole batch."""
+        rows = self.batch_size if rows is None else rows
+        shape = (rows, self.context)
         arrays: dict[str, np.ndarray] = {
             "input_ids": np.full(shape, self.frame.pad), "targets": np.full(shape, IGNORED),
             "document_ids": np.full(shape, PADDING, dtype=np.int32)}
-        labels = np.full(self.batch_size, IGNORED)
+        labels = np.full(rows, IGNORED)
         for place, (source, index, epoch) in enumerate(chosen):
             version = self.masking.version(epoch)
             row = self.sources[source].row(index, version)
@@ -227,6 +237,25 @@ class MaskedBatches:
         if any(source.label for source in self.sources):
             arrays["next_sentence_label"] = labels
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class SimilarRows:
+    """Training batches of rows of similar length, cut to the longest: as many as fit into the tokens of a batch."""
+
+    def __init__(self, batches: MaskedBatches, lengths: np.ndarray) -> None:
+        """batches: of one source. lengths: the most tokens that each of its rows can have, (rows,)."""
+        self.batches = batches
+        self.order = BucketedOrder(lengths, batches.tokens_per_batch, batches.seed)
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return self.batches.tokens_per_batch
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The batch of `step`, a pure function of (seed, step); how many rows it has differs."""
+        rows, length, epoch = self.order.at(step)
+        whole = self.batches.assemble([(0, row, epoch) for row in rows.tolist()], len(rows))
+        return {name: tensor[:, :length] if tensor.ndim > 1 else tensor for name, tensor in whole.items()}
 
 
 class Assembling(Protocol):
