@@ -4,9 +4,9 @@
 
 FOLDER holds .txt files (here 45 MB, 60 novels). A corpus of the wanted size (MB) is made of them as JSON lines:
 documents of about 3 kB, each from sentences of one book in a drawn order, one in ten a copy of an earlier document with
-a few words changed, one in fifty an exact copy. The whole stage runs on it in a process of its own: normal form, language,
-Gopher rules, address, exact and near duplicates (verified), split, written. Seconds are CPU time of the process and its
-workers, so that other work on the machine changes them little; memory is anonymous memory, sampled five times a second.
+a few words changed, one in fifty an exact copy. The whole stage runs on it in a process of its own: normal form,
+language, Gopher rules, address, exact and near duplicates (verified), split, written. Seconds are CPU time of the
+process and its workers; memory is anonymous memory, sampled five times a second.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def estimate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What TERABYTES would take, from the largest size and the growth of memory between the two largest."""
     last, before = rows[-1], rows[-2]
     seconds = last["cpu_seconds_per_gb"] * TERABYTES * 1000
-    each = (last["main_mb"] - before["main_mb"]) * 1e6 / max(1, (last["stored_bytes"] - before["stored_bytes"]) / DOCUMENT)
+    more = (last["stored_bytes"] - before["stored_bytes"]) / DOCUMENT
+    each = (last["main_mb"] - before["main_mb"]) * 1e6 / max(1, more)
     return {
         "terabytes": TERABYTES, "cores_a_machine": MACHINE_CORES, "core_days": round(seconds / 86400, 1),
         "days_on_machines": {str(n): round(seconds / 86400 / MACHINE_CORES / n, 2) for n in (1, 4, 16, 64)},
@@ -197,7 +198,8 @@ def main() -> None:
             row = rows[-1]
             print(json.dumps(row) if options.json else
                   f"{size:>6} MB: {row['cpu_seconds']:>8.1f} s of CPU ({row['cpu_seconds_per_gb']:.0f} s/GB), main "
-                  f"{row['main_mb']:.0f} MB, worker {row['worker_mb']:.0f} MB, disk {row['disk_mb']:.0f} MB", flush=True)
+                  f"{row['main_mb']:.0f} MB, worker {row['worker_mb']:.0f} MB, disk {row['disk_mb']:.0f} MB",
+                  flush=True)
     result = {"rows": rows, **({"estimate": estimate(rows)} if len(rows) > 1 else {})}
     if options.save:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,

@@ -46,7 +46,7 @@ def _refuse_unstable(value: Any, where: str) -> None:
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON-ready value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def digest_file(path: Path) -> str:

@@ -64,13 +64,14 @@ class Listing:
             held = 0
             for item in items:
                 cost = COMPRESSED if item.compressed else 1
-                for part in source.ranges(item, max(1, size // cost)):
-                    length = ((item.size if part.stop is None else part.stop) - part.start) * cost
+                ranges = source.ranges(item, max(1, size // cost))
+                length = item.size * cost // max(1, len(ranges))
+                for part in ranges:
                     if parts and (held + length > size * 1.5 or len(parts) >= MOST_PARTS):
                         found.append(Unit(number, tuple(parts)))
                         parts, held = [], 0
                     parts.append(part)
-                    held += max(length, 0)
+                    held += length
             if parts:
                 found.append(Unit(number, tuple(parts)))
         return found

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
+from gristmill.data import remote
 from gristmill.data.inputs import DAMAGE, Input, Range, cut, fingerprint, lines, list_inputs, open_input
 
 
@@ -183,7 +184,9 @@ def ranged(part: Range) -> list[tuple[int, bytes | None]]:
         return list(lines(stream, part.start, part.stop))
 
 
-def test_a_connection_that_breaks_is_damage(tmp_path: Path, server: Any) -> None:
+def test_a_connection_that_breaks_is_damage(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "WAITS", (0.01,))
+
     class Broken(server.handler):  # type: ignore[misc, name-defined]
         def do_GET(self) -> None:
             self.send_response(200)

@@ -1,207 +1,234 @@
 """Zip and tar archives of files: members one after another, nothing unpacked to a path of theirs.
 
-A member that its range reads is copied to an unnamed temporary file, so every kind of file can be read from one.
+A member that its range reads is copied out (to memory, a long one to an unnamed temporary file), so every kind of file
+can be read from one. Its path is only a name. Every size is bounded: of what an archive may grow to, of a zip's table
+of contents, and where members are held whole, of each of them.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import shutil
 import stat
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any, cast
 
-from gristmill.data.formats.json_records import Broken
+from gristmill.data.formats import tar_stream
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.tables import in_range
-from gristmill.data.inputs import DAMAGE, Input, open_input
+from gristmill.data.formats.tar_stream import Tar, TarEntry
+from gristmill.data.formats.zip_archive import copy_member, open_zip, printable
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, open_input, problem_of
 
-ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}
 _LONG = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
-LEAST_UNPACKED, MOST_RATIO = 1 << 30, 200
-"""An archive is read up to 1 GiB, or 200 times its own size if that is more: text shrinks to a fifth, tables to a
-fiftieth, bombs to a thousandth."""
+ARCHIVES = {".zip", ".tar", *_LONG}
+LARGEST_WHOLE = 64 << 20
+"""Bytes of a file that is held whole in memory (`whole_files`); books and papers are far below."""
 IN_MEMORY = 8 << 20
 """Bytes of a member that are held in memory; a longer one goes to a temporary file."""
-_HEADER = 1 << 20
-"""Bytes that a tar's own headers may ask for at once."""
-_DAMAGE = (*DAMAGE, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError, ValueError,
-           UnicodeError)
-"""What zipfile and tarfile raise besides: encryption (RuntimeError), unknown methods, numbers that are none."""
 _DRIVE = re.compile(r"^[a-zA-Z]:")
+Wanted = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive; `again` opens it as often as wanted, until the next member is asked for."""
+    """A file in an archive: how it is called as an input, and its content or the problem with it."""
 
     input: Input
-    again: Callable[[], IO[bytes]]
+    content: IO[bytes] | Damaged
+
+    def open(self) -> IO[bytes]:
+        """Its bytes, decompressed if it is compressed itself; as often as wanted, until the next member is asked
+        for."""
+        assert not isinstance(self.content, Damaged)
+        self.content.seek(0)
+        return open_input(self.input, stored=io.BufferedReader(cast(Any, _Shared(self.content))))
 
 
-def single(item: Input) -> bool:
-    """Can this archive only be read from its beginning?"""
-    return item.suffix in _LONG or item.compressed
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A file held whole: an input, or a member of one (`inside`). name: its path there. data: or the problem with
+    it."""
+
+    name: str
+    inside: bool
+    data: bytes | Damaged
+
+    @property
+    def ending(self) -> str:
+        """What comes after the input's name in the ids of documents."""
+        return f"/{self.name}" if self.inside else ""
 
 
-def members(item: Input, start: int, stop: int | None,
-            wanted: Callable[[Input], bool]) -> Iterator[tuple[Input, Member | Broken]]:
-    """The wanted files whose entry begins in [start, stop), in the archive's order, and what is wrong with some."""
-    if item.suffix == ".zip":
-        reading = _zip(item, start, stop, wanted)
-    else:
-        reading = _tar(item, start, stop, wanted)
+def is_archive(item: Input) -> bool:
+    """Does its name say that it holds files?"""
+    return item.suffix in ARCHIVES
+
+
+def archive_ranges(item: Input, size: int) -> list[Range]:
+    """Byte ranges of a zip or plain tar; any other is read from its beginning to its end."""
+    return cut(item, size) if item.suffix in (".zip", ".tar") and not item.compressed else [Range(item)]
+
+
+def members(item: Input, start: int, stop: int | None, wanted: Wanted, limit: int | None = None) -> Iterator[Member]:
+    """The wanted files whose entry begins in [start, stop), in the archive's order.
+
+    wanted: by the path in the archive. limit: bytes of a member. What is wrong comes as a Member with a problem; one
+    that is called as the archive is says why no more of it can be read.
+    """
+    reading = (_zip if item.suffix == ".zip" else _tar)(item, start, stop, wanted, limit)
     try:
         yield from reading
-    except _DAMAGE as error:
-        yield item, Broken("unreadable_archive", f"{type(error).__name__}: {error}")
+    except DAMAGE as error:
+        yield Member(item, Damaged(*problem_of(error)))
 
 
-def _zip(item: Input, start: int, stop: int | None,
-         wanted: Callable[[Input], bool]) -> Iterator[tuple[Input, Member | Broken]]:
-    names, total = _Names(item), 0
-    with _plain(item) as stream, zipfile.ZipFile(stream) as archive:
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            member = names.input(info.filename, info.file_size)
-            if not wanted(member):
-                continue
-            total += info.file_size
-            if not in_range(info.header_offset, item.size, start, stop):
-                continue
-            problem = names.problem(info.filename, total)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                problem = Broken("link", "a symbolic link: what it points to is read where it lies")
-            elif info.flag_bits & 1:
-                problem = Broken("encrypted_member", "it needs a password")
-            if problem is not None:
-                yield member, problem
-                continue
-            yield from _member(member, lambda info=info: archive.open(info))  # type: ignore[misc]
-
-
-def _tar(item: Input, start: int, stop: int | None,
-         wanted: Callable[[Input], bool]) -> Iterator[tuple[Input, Member | Broken]]:
-    names, total = _Names(item), 0
-    with _plain(item) as below, tarfile.open(
-            fileobj=cast(Any, _Forward(below, whole=not single(item))), mode="r:") as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-            member = names.input(info.name, info.size)
-            total += info.size  # what is not wanted has to be decompressed too
-            if info.isdir() or not (single(item) or in_range(info.offset, item.size, start, stop)):
-                continue
-            problem = names.problem(info.name, total)
-            if problem is not None and problem.reason == "archive_bomb":
-                yield member, problem
-                return
-            if not wanted(member):
-                continue
-            if info.issym() or info.islnk():
-                problem = Broken("link", "a link: what it points to is read where it lies")
-            elif not info.isreg():
-                problem = Broken("no_file", "a device or pipe")
-            elif info.issparse():
-                problem = Broken("archive_bomb", "a sparse file: its size is not that of its content")
-            if problem is not None:
-                yield member, problem
-                continue
-            yield from _member(member, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
-
-
-def _member(member: Input, start: Callable[[], Any]) -> Iterator[tuple[Input, Member | Broken]]:
-    """Copy a member out and hand it on."""
-    with tempfile.SpooledTemporaryFile(IN_MEMORY) as copy:
+def whole_files(item: Input, wanted: Wanted, limit: int = LARGEST_WHOLE, *, start: int = 0,
+                stop: int | None = None) -> Iterator[WholeFile]:
+    """The files that an input is or holds: itself, decompressed, or the wanted ones of the archive that it is, as they
+    are there."""
+    if is_archive(item):
+        for member in members(item, start, stop, wanted, limit):
+            inside = member.input is not item
+            name = member.input.name[len(item.name) + 1:] if inside else item.name
+            content = member.content
+            yield WholeFile(name, inside, content if isinstance(content, Damaged) else content.read())
+    elif start == 0:
         try:
-            with start() as stream:
-                shutil.copyfileobj(stream, copy, 1 << 20)
-        except _DAMAGE as error:
-            yield member, Broken("unreadable_member", f"{type(error).__name__}: {error}")
+            with open_input(item) as stream:
+                data = stream.read(limit + 1)
+        except DAMAGE as error:
+            yield WholeFile(item.name, False, Damaged(*problem_of(error)))
             return
-        yield member, Member(member, lambda: open_input(member, stored=cast(IO[bytes], _again(copy))))
+        yield WholeFile(item.name, False, data if len(data) <= limit else _too_large(limit))
+
+
+def _zip(item: Input, start: int, stop: int | None, wanted: Wanted, limit: int | None) -> Iterator[Member]:
+    names, total = _Names(item), 0
+    most = max(tar_stream.LEAST_UNPACKED, tar_stream.MOST_RATIO * item.size)
+    with open_input(item) as stream:
+        try:
+            archive = open_zip(stream)
+        except Damaged as problem:
+            if start == 0:  # the same for every range: said once
+                yield Member(item, problem)
+            return
+        with archive:
+            for entry in archive.infolist():
+                if entry.is_dir():
+                    continue
+                member = names.input(printable(entry.filename), entry.file_size)
+                if not wanted(entry.filename):
+                    continue
+                total += entry.file_size  # no member can unpack to more than it claims
+                if not in_range(entry.header_offset, item.size, start, stop):
+                    continue
+                refused = _unsafe(entry.filename)
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    refused = _LINK
+                elif total > most:
+                    refused = Damaged("archive_bomb", f"the archive unpacks to more than {most >> 20} MiB: unpack it "
+                                      "yourself if you trust it")
+                elif limit is not None and entry.file_size > limit:
+                    refused = _too_large(limit)
+                yield from _copied(member, refused, lambda copy, entry=entry: copy_member(  # type: ignore[misc]
+                    archive, entry, copy, entry.file_size))
+
+
+def _tar(item: Input, start: int, stop: int | None, wanted: Wanted, limit: int | None) -> Iterator[Member]:
+    names, plain = _Names(item), item.suffix == ".tar" and not item.compressed
+    with open_input(replace(item, name=f"x{_LONG[item.suffix]}") if item.suffix in _LONG else item) as stream:
+        archive = Tar(stream, item.size, seekable=plain)
+        try:
+            for entry in archive:
+                if plain and stop is not None and entry.offset >= stop:
+                    return
+                if entry.kind == "folder":
+                    continue
+                name = printable(entry.name)
+                member = names.input(name, entry.size)
+                if not wanted(name) or (plain and entry.offset < start):
+                    continue
+                refused = _entry_problem(entry)
+                if refused is None and limit is not None and entry.size > limit:
+                    refused = _too_large(limit)
+                yield from _copied(member, refused, archive.copy)
+            if not archive.ended:
+                raise Damaged("truncated_archive", f"it ends without its end mark, at byte {archive.at}")
+        except Damaged as problem:
+            if not plain or in_range(archive.at, item.size, start, stop):
+                yield Member(item, problem)
+
+
+def _copied(member: Input, refused: Damaged | None, copy: Callable[[IO[bytes]], None]) -> Iterator[Member]:
+    """A member with its content copied out, or why not. Raises Damaged where a tar cannot be read on."""
+    if refused is not None:
+        yield Member(member, refused)
+        return
+    with tempfile.SpooledTemporaryFile(IN_MEMORY) as held:
+        content = cast(IO[bytes], held)
+        try:
+            copy(content)
+        except Damaged as damage:
+            if damage.reason in ("truncated_archive", "archive_bomb"):
+                raise
+            yield Member(member, damage)
+            return
+        content.seek(0)
+        yield Member(member, content)
+
+
+def _entry_problem(entry: TarEntry) -> Damaged | None:
+    if entry.kind == "link":
+        return _LINK
+    if entry.kind == "sparse":
+        return Damaged("archive_bomb", "a sparse file: its size is not that of its content")
+    if entry.kind == "other":
+        return Damaged("not_a_file", "a device or pipe")
+    return _unsafe(entry.name)
+
+
+def _unsafe(name: str) -> Damaged | None:
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or name.startswith(("/", "\\")) or _DRIVE.match(name):
+        return Damaged("unsafe_member_path", f"{name!r} points outside its archive")
+    return None
+
+
+def _too_large(limit: int) -> Damaged:
+    return Damaged("too_large", f"more than {limit >> 20} MiB in one file; cut it into several")
+
+
+_LINK = Damaged("link", "a link: what it points to is read where it lies")
 
 
 class _Names:
-    """What members are called in ids, and which names and sizes are refused."""
+    """What members are called: the second of a name becomes `name~2`, and so on, so that ids are unique."""
 
     def __init__(self, item: Input) -> None:
         self.item = item
-        self.limit = max(LEAST_UNPACKED, MOST_RATIO * item.size)
         self.seen: dict[str, int] = {}
 
     def input(self, name: str, size: int) -> Input:
-        """The member as an input; one of a name that was there before gets its number."""
-        name = name.encode("utf-8", "backslashreplace").decode("utf-8").removeprefix("./")
-        times = self.seen[name] = self.seen.get(name, 0) + 1
-        path, dot, ending = name.rpartition(".")
-        if times > 1:
-            name = f"{path}~{times}{dot}{ending}" if dot else f"{name}~{times}"
+        """The member as an input."""
+        name = self._unique(name.removeprefix("./"))
         return Input(f"{self.item.path}!{name}", f"{self.item.name}/{name}", size, self.item.mark)
 
-    def problem(self, name: str, total: int) -> Broken | None:
-        parts = name.replace("\\", "/").split("/")
-        if ".." in parts or name.startswith(("/", "\\")) or _DRIVE.match(name):
-            return Broken("unsafe_member_path", f"{name!r} points outside its archive")
-        if total > self.limit:
-            detail = f"it unpacks to more than {self.limit >> 20} MiB: unpack it yourself if you trust it"
-            return Broken("archive_bomb", detail)
-        return None
-
-
-@contextmanager
-def _plain(item: Input) -> Iterator[IO[bytes]]:
-    long = _LONG.get(item.suffix)
-    with open_input(replace(item, name=f"x{long}") if long else item) as stream:
-        yield stream
-
-
-class _Forward(io.RawIOBase):
-    """A stream for tarfile: it goes forward by reading, and no header makes it read a gigabyte at once."""
-
-    def __init__(self, stream: IO[bytes], *, whole: bool) -> None:
-        self.stream, self.whole, self.at = stream, whole, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET or (offset < self.at and not self.whole):
-            raise OSError("a compressed archive is read from its beginning to its end")
-        if self.whole:
-            self.at = self.stream.seek(offset)
-        while self.at < offset and self.read(min(offset - self.at, _HEADER)):
-            pass
-        return self.at
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0 or size > _HEADER:
-            raise tarfile.ReadError(f"a header asks for {size} bytes")
-        data = self.stream.read(size)
-        self.at += len(data)
-        return data
-
-
-def _again(copy: Any) -> io.BufferedReader:
-    copy.seek(0)
-    return io.BufferedReader(cast(Any, _Shared(copy)))
+    def _unique(self, name: str) -> str:
+        while True:
+            times = self.seen[name] = self.seen.get(name, 0) + 1
+            if times == 1:
+                return name
+            path, dot, ending = name.rpartition(".")
+            name = f"{path}~{times}{dot}{ending}" if dot else f"{name}~{times}"
 
 
 class _Shared(io.RawIOBase):
     """A file that stays open when this is closed."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
     def readable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Dates as papers, books and mails write them, as ISO 8601: as much of it as they say."""
+"""Dates and times as papers, books, mails, feeds and dumps write them, as ISO 8601: as much of it as they say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from email.utils import parsedate_to_datetime
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ISO = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?(?:T.*)?$", re.DOTALL)
+_ISO_START = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+_FRACTION = re.compile(r"(\d\d:\d\d:\d\d)[.,](\d+)")
 _MONTH_FIRST = re.compile(r"([A-Za-z]{3,9})\.?,?\s+(?:(\d{1,2})(?:st|nd|rd|th)?\s*,\s*)?(\d{4})\b")
 _DAY_FIRST = re.compile(r"(\d{1,2})\.?\s+([A-Za-z]{3,9})\.?,?\s+(\d{4})\b")
 
@@ -46,10 +48,16 @@ def ymd(year: str | None, month: str | None, day: str | None) -> str:
         return result
 
 
-def mail_date(text: str) -> str:
-    """The Date of a mail in UTC, `2001-02-03T04:05:06Z`; "" if it is none."""
+def utc_time(text: str | None) -> str:
+    """`2024-05-17T23:31:22Z` for a time in ISO 8601 (also `2024` or `2024-05`; without a zone it is taken to be UTC) or
+    RFC 822 (feeds, mail); "" if it is neither. Fractions of a second are dropped."""
+    text = (text or "").strip()[:200]
     try:
-        return utc(parsedate_to_datetime(text.strip()[:200]))
+        if match := _ISO_START.match(text):
+            if match[0] == text:
+                text += "-01-01"[len(text) - 4:]
+            return utc(datetime.fromisoformat(_FRACTION.sub(r"\1", text)))
+        return utc(parsedate_to_datetime(text)) if text else ""
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
         return ""
 

@@ -13,10 +13,11 @@ from typing import IO, Any
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.dates import iso_date
-from gristmill.data.formats.packed import Damaged, open_zip, zip_data
 from gristmill.data.formats.safe_xml import local, parse_xml
 from gristmill.data.formats.text import Unreadable, decode
+from gristmill.data.formats.zip_archive import member_data, open_zip
 
 LARGEST_CHAPTER = 16 << 20
 """Bytes of one chapter's XHTML; a whole novel is 1 to 2 MiB."""
@@ -39,11 +40,11 @@ class Book:
     missing: int = 0
 
 
-def read_epub(stream: IO[bytes], size: int) -> Book:
+def read_epub(stream: IO[bytes]) -> Book:
     """A book from a stream that can be sought in. Raises Damaged with the reason for what cannot be read: damaged_epub,
     encrypted, archive_bomb, no_text and others."""
     try:
-        with open_zip(stream, size) as archive:
+        with open_zip(stream) as archive:
             return _read(_Members(archive))
     except Damaged as problem:
         reason = "damaged_epub" if problem.reason == "damaged_archive" else problem.reason
@@ -65,7 +66,7 @@ class _Members:
         entry = self.entries.get(path) or self.entries[self.lower[path.lower()]]
         if self.budget <= 0:
             raise Damaged("archive_bomb", f"its chapters have more than {LARGEST_BOOK >> 20} MiB")
-        data = zip_data(self.archive, entry, LARGEST_CHAPTER)
+        data = member_data(self.archive, entry, LARGEST_CHAPTER)
         self.budget -= len(data)
         return data
 

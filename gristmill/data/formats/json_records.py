@@ -13,6 +13,10 @@ from gristmill.data.inputs import LONGEST_LINE, lines
 _BLOCK = 1 << 20
 _SPACE = b" \t\r\n,"
 _STRUCTURE = re.compile(rb'["\[\]{},]')
+_NESTING = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+DEEPEST = 300
+"""Lists and objects inside each other; Python's parser stops at 1,000 less the depth of whoever calls it, which differs
+from place to place."""
 _STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
@@ -36,10 +40,25 @@ def json_lines(stream: IO[bytes], start: int, stop: int | None) -> Iterator[tupl
 
 def parse(data: bytes, where: str, *, first: bool = False) -> Any:
     """A JSON value, or Broken; `first` allows a byte order mark."""
+    if data.count(b"[") + data.count(b"{") > DEEPEST and _depth(data) > DEEPEST:
+        detail = f"{where}: lists and objects inside each other, more than {DEEPEST} deep"
+        return Broken("too_deep", detail, data[:2000].decode("utf-8", "backslashreplace"))
     try:
         return json.loads(data.decode("utf-8-sig" if first else "utf-8"))
     except (ValueError, RecursionError) as error:
         return Broken("broken_record", f"{where}: {error}", data[:2000].decode("utf-8", "backslashreplace"))
+
+
+def _depth(data: bytes) -> int:
+    """How deep lists and objects are inside each other."""
+    depth = deepest = 0
+    for match in _NESTING.finditer(data):
+        if match[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
 
 
 def too_long(where: str) -> Broken:

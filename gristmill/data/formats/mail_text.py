@@ -12,8 +12,8 @@ from email.header import decode_header
 from email.message import Message as Mime
 from email.utils import parseaddr
 
-from gristmill.data.formats.dates import mail_date
-from gristmill.data.formats.packed import Damaged
+from gristmill.data.formats.damaged import Damaged
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.text import Unreadable, decode, whole_characters
 
 LONGEST_HEADER = 16 << 10
@@ -65,7 +65,7 @@ def parse_message(data: bytes) -> Message:
         message = Message()
         message.subject = " ".join(header(mime, "Subject").split())
         message.author = _author(header(mime, "From"))
-        message.time = mail_date(header(mime, "Date"))
+        message.time = utc_time(header(mime, "Date"))
         message.list = _list_name(header(mime, "List-Id"))
         ids = [_ids(header(mime, name)) for name in ("References", "In-Reply-To", "Message-ID")]
         message.id = ids[2][0] if ids[2] else ""

@@ -17,6 +17,7 @@ object. `pair` is the same in records that are translations of each other; they 
 `group`."""
 _ELSEWHERE = {"time": ("timestamp", "date", "created"), "url": ("source_url",), "language": ("lang",)}
 """Other names under which web corpora hold the same."""
+_SPELLINGS = {key: (name, rank) for name in PROVENANCE for rank, key in enumerate((name, *_ELSEWHERE.get(name, ())))}
 _NESTED = ("metadata", "meta")
 _BRACES = re.compile(r"\{([^{}]+)\}")
 LONGEST_PROVENANCE = 4096
@@ -50,10 +51,15 @@ class Mapped:
         if not isinstance(record, dict):
             return Reject(document, "broken_record", f"{where}: a {type(record).__name__}, not an object")
         text, problem = _text(record, self.columns["text"])
-        for name in PROVENANCE:
+        found = _defaults(record)
+        for name in [name for name in PROVENANCE if name in found or name in self.columns]:
             place = self.columns.get(name)
-            value = get(record, place) if place and "{" not in place else _text(record, place)[0] if place else None
-            self._put(document, name, _default(record, name) if place is None else value)
+            if place is None:
+                value = found.get(name)
+            else:
+                value = get(record, place) if "{" not in place else _text(record, place)[0]
+            if value is not None:
+                self._put(document, name, value)
         for name, place in self.columns.items():
             if name != "text" and name not in PROVENANCE:
                 value = _text(record, place)[0] if "{" in place else get(record, place)
@@ -65,7 +71,7 @@ class Mapped:
         return document
 
     def _put(self, document: Document, name: str, value: Any) -> None:
-        if value is None or value == "" or isinstance(value, (dict, list, bytes)):
+        if value == "" or isinstance(value, (dict, list, bytes)):
             return
         if name in ("domain", "language"):
             if isinstance(value, str) and getattr(document, name) in ("", "und", document.source):
@@ -165,13 +171,21 @@ def _joined(value: Any) -> str | None:
     return None
 
 
-def _default(record: dict[str, Any], name: str) -> Any:
+def _defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """What the record holds under the names of `PROVENANCE` or their other names, at the top before nested."""
+    found: dict[str, Any] = {}
     for holder in (record, *(record.get(nested) for nested in _NESTED)):
-        if isinstance(holder, dict):
-            for key in (name, *_ELSEWHERE.get(name, ())):
-                if holder.get(key) is not None:
-                    return holder[key]
-    return None
+        if not isinstance(holder, dict):
+            continue
+        here: dict[str, tuple[int, Any]] = {}
+        for key, value in holder.items():
+            if value is not None and key in _SPELLINGS:
+                name, rank = _SPELLINGS[key]
+                if name not in here or rank < here[name][0]:
+                    here[name] = rank, value
+        for name, (_, value) in here.items():
+            found.setdefault(name, value)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import IO
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from gristmill.data.formats.packed import Damaged
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.inputs import DAMAGE
 
 DEEPEST = 500

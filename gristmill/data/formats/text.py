@@ -118,6 +118,8 @@ def _guess(data: bytes, html: bool) -> str:
 
 def whole_characters(text: str) -> str:
     """Replace lone surrogates (possible in JSON escapes, impossible in UTF-8) by U+FFFD."""
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
         return text

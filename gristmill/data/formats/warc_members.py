@@ -12,11 +12,13 @@ from the middle starts at one.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol
 
 import pyarrow as pa
+
+from gristmill.data.compression import DEFLATE_ERRORS, deflate
+from gristmill.data.formats.damaged import Damaged
 
 PIECE = 1 << 15
 PROOF = 1 << 17
@@ -30,14 +32,6 @@ _FIRST = 16 << 20
 _GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]", re.DOTALL)
 _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd")
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-
-
-class Damaged(Exception):
-    """A record that cannot be read: a reason in snake_case, and the detail."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 class Window:
@@ -100,7 +94,7 @@ class GzipMember:
     def __init__(self, window: Window, start: int) -> None:
         self.window, self.start, self.position, self.end = window, start, start, 0
         self.unpacked, self.left = 0, b""
-        self.decoder = zlib.decompressobj(31)
+        self.decoder = deflate.decompressobj(31)
 
     def skip(self, size: int) -> int:
         return 0
@@ -114,7 +108,7 @@ class GzipMember:
                 self.position += len(piece)
             try:
                 data = decoder.decompress(piece, size)
-            except zlib.error as error:
+            except DEFLATE_ERRORS as error:
                 raise Damaged("damaged_record", f"near byte {self.position - len(piece)}: {error}") from error
             self.left = decoder.unconsumed_tail
             if decoder.eof:

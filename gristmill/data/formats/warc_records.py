@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.http_message import parse_headers
-from gristmill.data.formats.warc_members import MAGIC, PIECE, Damaged, Member, Members, Window
+from gristmill.data.formats.warc_members import MAGIC, PIECE, Member, Members, Window
 
 LONGEST_HEADER = 1 << 20
 """Bytes of the named fields of one record; no tool writes more than some thousands."""
@@ -94,9 +95,7 @@ class _Reader:
 
     def __iter__(self) -> Iterator[Record]:
         while True:
-            while self._more(1) and self.data[self.at] in b"\r\n":
-                self.at += 1
-            if not self._more(1):
+            if not self._pass_newlines():
                 return
             self.current = self._place()
             try:
@@ -129,7 +128,7 @@ class _Reader:
                 self.data, self.at, self.base = b"", 0, self.base + len(self.data) + passed
                 left -= passed
                 continue
-            if not self._more(1, inside=True):
+            if self.at == len(self.data) and not self._more(1, inside=True):
                 raise Damaged("truncated_record", f"{record.length - left:,} of its {record.length:,} bytes are there")
             part = self.data[self.at: self.at + left]
             self.at += len(part)
@@ -137,11 +136,18 @@ class _Reader:
             if wanted:
                 parts.append(part)
         record.block = b"".join(parts) if wanted else None
-        while self._more(1) and self.data[self.at] in b"\r\n":  # the member's checksum is verified by this
-            self.at += 1
-        if self._more(len(MAGIC)) and not self.data.startswith(MAGIC, self.at):
+        # The member's checksum is verified by this.
+        if self._pass_newlines() and self._more(len(MAGIC)) and not self.data.startswith(MAGIC, self.at):
             raise Damaged("broken_record", f"more follows than the {record.length:,} bytes that it is said to have")
         return record
+
+    def _pass_newlines(self) -> bool:
+        """Go to the next byte that is no end of a line; is there one?"""
+        while self.at < len(self.data) or self._more(1):
+            if self.data[self.at] not in b"\r\n":
+                return True
+            self.at += 1
+        return False
 
     def _header(self) -> bytes:
         """The lines up to the first empty one."""
@@ -186,6 +192,11 @@ class _Reader:
                 self.data, self.at = self.data[self.at:] + more, 0
                 continue
             if not self.members.compressed or self.member.end >= self.members.window.size:
+                return False
+            if self.following is not None:  # looked at already
+                if inside:
+                    self.next_member = self.following[0]
+                    raise Damaged("truncated_record", f"the next one begins inside of it, at byte {self.next_member}")
                 return False
             try:
                 start = self.members.begins(self.member.end)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from html import unescape
 from typing import IO
 
-from gristmill.data.formats.warc_members import BOMB_BYTES, BOMB_RATIO, Damaged, Members, Window
+from gristmill.data.formats.damaged import Damaged
+from gristmill.data.formats.warc_members import BOMB_BYTES, BOMB_RATIO, Members, Window
 from gristmill.data.inputs import DAMAGE, Input, open_input
 
 STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")

@@ -6,7 +6,7 @@ range. How the formats are read stands in `data/formats/`. A new kind is one fil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -47,6 +47,12 @@ def source_from_plain(value: dict[str, Any]) -> Source:
     return _any_source().validate_python(value)
 
 
+def located(sources: Sequence[Source], inputs: Mapping[str, Any]) -> list[Source]:
+    """The sources with the folders of artifacts in place of references to them. inputs: reference -> artifact."""
+    return [source.at(str(inputs[source.pages].path)) if isinstance(source, Warc) and source.pages else source
+            for source in sources]
+
+
 def source_names(sources: Sequence[Source]) -> list[str]:
     """The name of each source: as given, or its kind (with a number from the second of a kind on)."""
     names: list[str] = []
@@ -60,5 +66,6 @@ def source_names(sources: Sequence[Source]) -> list[str]:
 
 __all__ = [
     "Books", "Code", "Feeds", "Files", "HuggingFace", "Jats", "Latex", "Mail", "Pdf", "PythonFunctions",
-    "PythonStdlib", "Reddit", "Source", "StackExchange", "Warc", "Wikipedia", "source_from_plain", "source_names",
+    "PythonStdlib", "Reddit", "Source", "StackExchange", "Warc", "Wikipedia", "located", "source_from_plain",
+    "source_names",
 ]

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
 from gristmill.data.formats import gutenberg
+from gristmill.data.formats.archives import ARCHIVES, archive_ranges, whole_files
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.epub import Book, read_epub
-from gristmill.data.formats.packed import Damaged, Member, members
 from gristmill.data.formats.text import Unreadable, decode
-from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input, problem_of
 
 TEXT = {".txt", ".text"}
-ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}
 KNOWN = {*TEXT, ".epub", *ARCHIVES}
 
 
@@ -48,8 +48,8 @@ class Books:
         return list_inputs(self.path, KNOWN)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
-        """A file is read whole."""
-        return [Range(item)]
+        """A zip or plain tar is cut at its members; any other file is read whole."""
+        return archive_ranges(item, size)
 
     def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
         """The books of a file, or of an archive of them; what cannot be read comes out as a Reject."""
@@ -58,14 +58,14 @@ class Books:
             if part.start == 0:
                 yield from self._epub(item, source)
             return
-        for member in members(item, _is_text, start=part.start, stop=part.stop):
-            document = self._document(item, source, member.ending)
-            if member.index is not None:
-                document.metadata["member"] = member.name
-            if member.data is None:
-                yield Reject(document, member.reason, member.detail)
+        for file in whole_files(item, _is_text, start=part.start, stop=part.stop):
+            document = self._document(item, source, file.ending)
+            if file.inside:
+                document.metadata["member"] = file.name
+            if isinstance(file.data, Damaged):
+                yield Reject(document, *file.data.said)
             else:
-                yield from self._text(member, member.data, document)
+                yield from self._text(file.data, document)
 
     def _document(self, item: Input, source: str, ending: str = "") -> Document:
         return Document(f"{source}/{item.name}{ending}", "", source, domain=self.domain or "books",
@@ -75,18 +75,18 @@ class Books:
         document = self._document(item, source)
         try:
             with open_input(item) as stream:
-                book = read_epub(stream, item.size)
+                book = read_epub(stream)
         except Damaged as problem:
-            yield Reject(document, problem.reason, problem.detail)
+            yield Reject(document, *problem.said)
             return
         except DAMAGE as error:
-            yield Reject(document, "unreadable_file", f"{type(error).__name__}: {error}")
+            yield Reject(document, *problem_of(error))
             return
         if book.missing:
             book.metadata["missing_chapters"] = book.missing
         yield from self._book(book, document)
 
-    def _text(self, member: Member, data: bytes, document: Document) -> Iterator[Document | Reject]:
+    def _text(self, data: bytes, document: Document) -> Iterator[Document | Reject]:
         try:
             text, encoding = _decode(data)
         except Unreadable as problem:

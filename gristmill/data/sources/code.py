@@ -17,7 +17,7 @@ from gristmill.data.formats.code_rules import Attributes
 from gristmill.data.formats.secrets import scrub
 from gristmill.data.formats.tables import in_range
 from gristmill.data.formats.text import Unreadable, decode
-from gristmill.data.inputs import Input, Range, cut, local_input
+from gristmill.data.inputs import Input, Range, cut, is_file, local_input, problem_of
 from gristmill.data.programming import KINDS, known_name, language_of
 
 PERMISSIVE = frozenset({"MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-Clear", "ISC",
@@ -80,8 +80,9 @@ class Code:
             raise UserError("this folder does not exist", where=self.path, fix="check `path` of the source")
         if self.git and git.is_repository(base):
             return [self._repository(base, base.resolve().name)]
-        found = []
-        for here, folders, names in os.walk(base):
+        found: list[Input] = []
+        closed: list[Path] = []  # reading one says so
+        for here, folders, names in os.walk(base, onerror=lambda error: closed.append(Path(error.filename))):
             folders[:] = sorted(name for name in folders if name not in _VERSION_CONTROL)
             for name in list(folders):
                 path = Path(here, name)
@@ -89,7 +90,8 @@ class Code:
                     folders.remove(name)
                     found.append(self._repository(path, path.relative_to(base).as_posix()))
             found += [local_input(path, base) for name in names
-                      if (path := Path(here, name)).is_symlink() or path.is_file()]
+                      if (path := Path(here, name)).is_symlink() or is_file(path)]
+        found += [local_input(path, base) for path in closed if path != base]
         if not found:
             raise UserError("no file and no repository in this folder", where=self.path, fix="put source code there")
         return sorted(found, key=lambda item: item.name)
@@ -112,7 +114,11 @@ class Code:
         """The files that begin in the range, in git's order, with repository, revision and licence."""
         if Path(part.input.path).is_dir():
             try:
+                os.listdir(part.input.path)
                 yield from self._read_repository(part, source)
+            except OSError as error:
+                where = Document(f"{source}/{part.input.name}", "", source, metadata={"path": part.input.name})
+                yield Reject(where, *problem_of(error))
             except git.GitError as error:
                 where = Document(f"{source}/{part.input.name}", "", source, metadata={"path": part.input.name})
                 yield Reject(where, "unreadable_repository", str(error))

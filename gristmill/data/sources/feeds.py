@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.feed_formats import LONGEST_TEXT, BrokenFeed, Entry, feed_entries
 from gristmill.data.formats.html_fragment import fragment_text
 from gristmill.data.formats.text import whole_characters
-from gristmill.data.formats.times import utc_time
-from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input, problem_of
 
 SUFFIXES = {".xml", ".rss", ".atom", ".rdf", ".json", ".feed"}
 _TWO_LETTERS = re.compile(r"[a-z]{2}(?![a-z])")
@@ -69,7 +69,8 @@ class Feeds:
                         yield Reject(self._end(item, source, last), problem.reason, _after(last, problem.detail))
         except DAMAGE as error:
             if last >= part.start:
-                yield Reject(self._end(item, source, last), "unreadable_file", _after(last, str(error)))
+                reason, detail = problem_of(error)
+                yield Reject(self._end(item, source, last), reason, _after(last, detail))
 
     def _end(self, item: Input, source: str, last: int) -> Document:
         """What stands for the part of a file that cannot be read."""

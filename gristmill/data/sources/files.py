@@ -10,17 +10,30 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import IO, Any, Literal, cast
 
+import pyarrow as pa
+
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.formats.archives import ARCHIVES, Member, members, single
+from gristmill.data.formats.archives import ARCHIVES, archive_ranges, is_archive, members
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.delimited import rows
 from gristmill.data.formats.json_records import Broken, json_elements, json_lines
 from gristmill.data.formats.markup import plain_markdown, plain_rst
 from gristmill.data.formats.records import Mapped, check_columns
 from gristmill.data.formats.tables import arrow_rows, parquet_rows
 from gristmill.data.formats.text import Unreadable, decode, decode_stream
-from gristmill.data.inputs import DAMAGE, LONGEST_LINE, Input, Range, cut, list_inputs, open_input
+from gristmill.data.inputs import (
+    DAMAGE,
+    LONGEST_LINE,
+    Input,
+    Range,
+    cut,
+    cut_lines,
+    list_inputs,
+    open_input,
+    problem_of,
+)
 
 MARKDOWN, RST = {".md", ".markdown"}, {".rst"}
 TEXT = {".txt", ".text", *MARKDOWN, *RST}
@@ -87,22 +100,25 @@ class Files:
         return list_inputs(self.path, KNOWN)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
-        """Byte ranges of JSON lines, Parquet, Arrow, zip and plain tar; everything else is read whole."""
-        parts = not item.compressed and (item.suffix in JSONL | PARQUET | ARROW
-                                         or (item.suffix in ARCHIVES and not single(item)))
-        return cut(item, size) if parts else [Range(item)]
+        """Byte ranges of JSON lines (of the unpacked bytes, if they are compressed), Parquet, Arrow, zip and plain tar;
+        everything else is read whole."""
+        if item.suffix in JSONL:
+            return cut_lines(item, size)
+        if is_archive(item):
+            return archive_ranges(item, size)
+        return cut(item, size) if item.suffix in PARQUET | ARROW else [Range(item)]
 
     def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
         """Stream the documents that begin in the range, with their provenance; the unreadable come out as Rejects."""
         item = part.input
-        if item.suffix not in ARCHIVES:
+        if not is_archive(item):
             yield from self._file(_Open(item, lambda: open_input(item), part.start, part.stop), source)
             return
-        for member, content in members(item, part.start, part.stop, _readable):
-            if isinstance(content, Member):
-                yield from self._file(_Open(member, content.again, 0, None), source)
+        for member in members(item, part.start, part.stop, _readable):
+            if isinstance(member.content, Damaged):
+                yield Reject(self._document(member.input, source), *member.content.said)
             else:
-                yield Reject(self._document(member, source), content.reason, content.detail)
+                yield from self._file(_Open(member.input, member.open, 0, None), source)
 
     def _document(self, item: Input, source: str) -> Document:
         name = item.name
@@ -113,7 +129,7 @@ class Files:
     def _file(self, file: _Open, source: str) -> Iterator[Document | Reject]:
         document = self._document(file.item, source)
         try:
-            if file.item.suffix in ARCHIVES:
+            if is_archive(file.item):
                 yield Reject(document, "nested_archive", "an archive in an archive: unpack one of them")
             elif file.item.suffix in RECORDS:
                 yield from _in_pieces(self._records(file, document), self.piece_kb)
@@ -122,8 +138,12 @@ class Files:
             else:
                 yield from _in_pieces(iter([self._whole(file, document)]), self.piece_kb)
         except DAMAGE as error:
-            where = f"in the part from byte {file.start}: " if file.start else ""
-            yield Reject(document, "unreadable_file", f"{where}{type(error).__name__}: {error}")
+            if file.start and isinstance(error, pa.ArrowInvalid):
+                return  # damage to the file as a whole: its first part has said so
+            reason, detail = problem_of(error)
+            if file.start:
+                document.id, detail = f"{document.id}@{file.start}!", f"in the part from byte {file.start:,}: {detail}"
+            yield Reject(document, reason, detail)
         except Unreadable as problem:
             yield Reject(document, "unreadable_bytes", str(problem))
 
@@ -293,11 +313,10 @@ def _piece(document: Document, number: int, text: str) -> Document:
                     {**document.metadata, "piece": number})
 
 
-def _readable(member: Input) -> bool:
+def _readable(name: str) -> bool:
     """Is this member of an archive one that a folder would be read for?"""
-    hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
-                 for part in member.name.split("/"))
-    return member.suffix in KNOWN and not hidden
+    hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
+    return Input("", name, 0).suffix in KNOWN and not hidden
 
 
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,500})</title", re.IGNORECASE)

@@ -11,13 +11,13 @@ from xml.etree.ElementTree import Element
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.archives import ARCHIVES, archive_ranges, is_archive, whole_files
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.jats_text import ArticleText, about
-from gristmill.data.formats.packed import Damaged, Member, members
 from gristmill.data.formats.safe_xml import records
-from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input, problem_of
 
 XML = {".xml", ".nxml"}
-ARCHIVES = {".zip", ".tar", ".tgz", ".tbz2", ".txz"}
 
 
 @config
@@ -51,26 +51,26 @@ class Jats:
         return list_inputs(self.path, XML | ARCHIVES)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
-        """A file is read whole."""
-        return [Range(item)]
+        """A zip or plain tar is cut at its members; any other file is read whole."""
+        return archive_ranges(item, size)
 
     def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
         """The articles of a file or archive; one that is broken comes out as a Reject."""
         item = part.input
-        if item.suffix == ".zip" or item.suffix in ARCHIVES:
-            for member in members(item, _is_article, start=part.start, stop=part.stop):
-                document = self._document(item, source, member.ending)
-                if member.data is None:
-                    yield Reject(document, member.reason, member.detail)
+        if is_archive(item):
+            for file in whole_files(item, _is_article, start=part.start, stop=part.stop):
+                document = self._document(item, source, file.ending)
+                if isinstance(file.data, Damaged):
+                    yield Reject(document, *file.data.said)
                 else:
-                    yield from self._articles(io.BytesIO(_unpacked(member)), document, 0, None)
+                    yield from self._articles(io.BytesIO(_unpacked(file.data)), document, 0, None)
             return
         document = self._document(item, source)
         try:
             with open_input(item) as stream:
                 yield from self._articles(stream, document, part.start, part.stop)
         except DAMAGE as error:
-            yield Reject(document, "unreadable_file", f"{type(error).__name__}: {error}")
+            yield Reject(document, *problem_of(error))
 
     def _document(self, item: Input, source: str, ending: str = "") -> Document:
         return Document(f"{source}/{item.name}{ending}", "", source, domain=self.domain, language=self.language or
@@ -87,7 +87,7 @@ class Jats:
                 number += 1
         except Damaged as problem:
             if stop is None or number < stop:
-                yield Reject(_numbered(place, number), problem.reason, problem.detail)
+                yield Reject(_numbered(place, number), *problem.said)
             return
         if number == 0 and start == 0:
             yield Reject(place, "no_article", "there is no <article> in this file")
@@ -116,9 +116,8 @@ def _is_article(name: str) -> bool:
     return re.search(r"\.n?xml(\.gz)?$", name.lower()) is not None and not name.rpartition("/")[2].startswith(".")
 
 
-def _unpacked(member: Member) -> bytes:
+def _unpacked(data: bytes) -> bytes:
     """The XML of a member, also of a .xml.gz; what is cut short shows as broken XML."""
-    data = member.data or b""
     if not data.startswith(b"\x1f\x8b"):
         return data
     held = io.BytesIO()

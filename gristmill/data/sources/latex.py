@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.archives import WholeFile, whole_files
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.latex_text import LatexText, definitions, group, without_comments
-from gristmill.data.formats.packed import Bounded, Damaged, Member, members, tar_members
+from gristmill.data.formats.tar_stream import Tar, is_tar
 from gristmill.data.formats.text import Unreadable, decode
 from gristmill.data.inputs import Input, Range, list_inputs
 
@@ -63,33 +65,30 @@ class Latex:
         own: dict[str, bytes] = {}
         if part.start != 0:
             return
-        for member in members(item, lambda name: True, LARGEST_PAPER):
-            document = self._document(item, source, member)
-            if member.index is None and member.data is not None:
-                yield from self._paper(member.data, document, item.name)
-            elif member.data is None:
-                if member.index is None or member.name.lower().endswith((*SOURCES, ".gz")):
-                    yield Reject(document, member.reason, member.detail)
-            elif member.name.lower().endswith((".gz", ".tar")):
-                yield from self._paper(member.data, document, member.name)
-            elif member.name.lower().endswith(SOURCES):
-                own[_path(member.name)] = member.data
+        for file in whole_files(item, _is_paper, LARGEST_PAPER):
+            document = self._document(item, source, file)
+            if isinstance(file.data, Damaged):
+                yield Reject(document, *file.data.said)
+            elif not file.inside or file.name.lower().endswith((".gz", ".tar")):
+                yield from self._paper(file.data, document, file.name)
+            else:
+                own[_path(file.name)] = file.data
                 if sum(map(len, own.values())) > 4 * LARGEST_SOURCE:
                     yield Reject(document, "too_large", "the files of one paper together; give each paper its archive")
                     own.clear()
         if own:
-            yield self._write(own, self._document(item, source, Member(None, item.name, None)), item.name)
+            yield self._write(own, self._document(item, source, WholeFile(item.name, False, b"")), item.name)
 
-    def _document(self, item: Input, source: str, member: Member) -> Document:
+    def _document(self, item: Input, source: str, file: WholeFile) -> Document:
         metadata: dict[str, Any] = {"path": item.name, "license": self.license}
-        if match := _ARXIV.search(member.name):
+        if match := _ARXIV.search(file.name):
             name = f"{match[1]}/{match[2]}" if match[1] else match[3]
             digits = match[2] or match[3]
             year = int(digits[:2])
             metadata |= {"arxiv": name, "url": f"https://arxiv.org/abs/{name}", "group": f"arxiv-{name}"}
             if 1 <= int(digits[2:4]) <= 12:
                 metadata["time"] = f"{1900 + year if year > 90 else 2000 + year}-{digits[2:4]}"
-        name = f"{source}/{item.name}{member.ending}"
+        name = f"{source}/{item.name}{file.ending}"
         metadata.setdefault("group", name)
         return Document(name, "", source, domain=self.domain or "papers", language=self.language or "und",
                         metadata=metadata)
@@ -98,15 +97,16 @@ class Latex:
         """A paper that is one file: TeX, or an archive of it, packed or not; the content says which."""
         try:
             data = _unpacked(data)
-            if data[257:262] == b"ustar" or _is_tar(data):
-                found = tar_members(Bounded(io.BytesIO(data), len(data)), _is_source, LARGEST_SOURCE)
-                wanted = {_path(m.name): m.data for m in found if m.data}
+            if data[257:262] == b"ustar" or is_tar(data):
+                archive = Tar(io.BytesIO(data), len(data))
+                wanted = {_path(entry.name): held for entry in archive if entry.kind == "file"
+                          and _is_source(entry.name) and (held := archive.data(LARGEST_SOURCE))}
             elif len(data) > LARGEST_SOURCE:
                 raise Damaged("too_large", f"more than {LARGEST_SOURCE >> 20} MiB in one file")
             else:
                 wanted = {"main.tex": data}
         except Damaged as problem:
-            yield Reject(document, problem.reason, problem.detail)
+            yield Reject(document, *problem.said)
             return
         yield self._write(wanted, document, name)
 
@@ -126,7 +126,7 @@ class Latex:
         try:
             whole = _included(texts, main)
         except Damaged as problem:
-            return Reject(document, problem.reason, problem.detail)
+            return Reject(document, *problem.said)
         styles = "\n".join(text for path, text in texts.items() if path.endswith(".sty"))
         _, macros = definitions(styles)
         whole, own = definitions(whole)
@@ -160,16 +160,13 @@ def _unpacked(data: bytes) -> bytes:
     return out
 
 
-def _is_tar(data: bytes) -> bool:
-    """An old tar has no mark, but a sum of its header."""
-    header = data[:512]
-    stated = header[148:156].strip(b"\0 ")
-    return len(header) == 512 and bool(re.fullmatch(rb"[0-7]{1,7}", stated)) and int(stated, 8) == (
-        sum(header) - sum(header[148:156]) + 256)
-
-
 def _is_source(name: str) -> bool:
     return name.lower().endswith(SOURCES)
+
+
+def _is_paper(name: str) -> bool:
+    """A file of a paper, or a paper in an archive of many."""
+    return name.lower().endswith((*SOURCES, ".gz", ".tar"))
 
 
 def _path(name: str) -> str:

@@ -9,9 +9,9 @@ from typing import IO, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.mail_text import Message, parse_message, without_quotes, without_signature
-from gristmill.data.formats.packed import Damaged
-from gristmill.data.inputs import DAMAGE, Input, Range, cut, lines, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, lines, list_inputs, open_input, problem_of
 
 MBOX = {".mbox", ".mbx"}
 MAIL = {*MBOX, ".eml"}
@@ -77,7 +77,7 @@ class Mail:
                     if not found and part.start == 0 and part.stop is None:
                         yield Reject(place, "no_messages", "no line that begins with `From ` and names a time")
         except DAMAGE as error:
-            yield Reject(place, "unreadable_file", f"{type(error).__name__}: {error}")
+            yield Reject(place, *problem_of(error))
 
     def _message(self, data: bytes | None, document: Document) -> Document | Reject:
         if data is None:
@@ -86,7 +86,7 @@ class Mail:
             message = parse_message(data)
         except Damaged as problem:
             document.text = data[:2000].decode("utf-8", "backslashreplace")
-            return Reject(document, problem.reason, problem.detail)
+            return Reject(document, *problem.said)
         self._describe(document, message)
         text = message.text
         if self.drop_signatures:

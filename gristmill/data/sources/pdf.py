@@ -18,12 +18,13 @@ from typing import Any, Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.archives import ARCHIVES, WholeFile, archive_ranges, whole_files
+from gristmill.data.formats.damaged import Damaged
 from gristmill.data.formats.dates import ymd
-from gristmill.data.formats.packed import Member, members
 from gristmill.data.formats.pdf_text import Line, in_reading_order, running_text, without_running
 from gristmill.data.inputs import Input, Range, list_inputs
 
-KNOWN = {".pdf", ".zip", ".tar", ".tgz", ".tbz2", ".txz"}
+KNOWN = {".pdf", *ARCHIVES}
 LARGEST_PDF = 256 << 20
 """Bytes of a file; it is in memory twice while it is read."""
 UNREADABLE_SHARE = 0.2
@@ -67,27 +68,27 @@ class Pdf:
         return list_inputs(self.path, KNOWN)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
-        """A file is read whole."""
-        return [Range(item)]
+        """A zip or plain tar is cut at its members; any other file is read whole."""
+        return archive_ranges(item, size)
 
     def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
         """The text of a file, or of each PDF in an archive; what cannot be read comes out as a Reject."""
         item = part.input
-        for member in members(item, _is_pdf, LARGEST_PDF, start=part.start, stop=part.stop):
+        for file in whole_files(item, _is_pdf, LARGEST_PDF, start=part.start, stop=part.stop):
             document = Document(
-                f"{source}/{item.name}{member.ending}", "", source, domain=self.domain or "pdf",
+                f"{source}/{item.name}{file.ending}", "", source, domain=self.domain or "pdf",
                 language=self.language or "und", metadata={"path": item.name, "license": self.license},
             )
-            yield self._read(member, document)
+            yield self._read(file, document)
 
-    def _read(self, member: Member, document: Document) -> Document | Reject:
+    def _read(self, file: WholeFile, document: Document) -> Document | Reject:
         document.metadata["group"] = document.id
-        if member.data is None:
-            return Reject(document, member.reason, member.detail)
-        if b"%PDF-" not in member.data[:4096]:
-            problem = "the file is empty" if not member.data else "it does not begin like a PDF"
+        if isinstance(file.data, Damaged):
+            return Reject(document, *file.data.said)
+        if b"%PDF-" not in file.data[:4096]:
+            problem = "the file is empty" if not file.data else "it does not begin like a PDF"
             return Reject(document, "damaged_pdf", problem)
-        answer = _reader().ask(member.data, self.max_pages, not self.ignore_permissions, self.seconds)
+        answer = _reader().ask(file.data, self.max_pages, not self.ignore_permissions, self.seconds)
         if "error" in answer:
             return Reject(document, *answer["error"])
         document.metadata.update(_about(answer))

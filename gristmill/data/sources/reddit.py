@@ -5,17 +5,15 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from dataclasses import field
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from gristmill.core.config import config, require
-from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
 from gristmill.data.formats.dates import unix_time
 from gristmill.data.formats.json_records import Broken, json_lines
-from gristmill.data.formats.long_zstd import is_long, open_long
 from gristmill.data.formats.reddit_threads import Post, Threads
 from gristmill.data.formats.text import whole_characters
-from gristmill.data.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, cut_lines, list_inputs, open_input, problem_of
 
 SUFFIXES = {"", ".jsonl", ".ndjson", ".json", ".zst"}
 FIELDS = {
@@ -66,21 +64,12 @@ class Reddit:
             require(name in FIELDS, "fields", f"{name!r} is none of {', '.join(FIELDS)}")
 
     def inputs(self) -> list[Input]:
-        """Every file that will be read, sorted by name; a UserError if there is none, or if one needs a package."""
-        found = list_inputs(self.path, SUFFIXES)
-        for item in found:
-            if item.name.lower().endswith(".zst") and is_long(item):
-                try:
-                    import zstandard  # noqa: F401
-                except ImportError:
-                    fix = "pip install zstandard (reading it takes 2 GB of memory)"
-                    raise UserError("this dump is compressed with a window of more than 128 MB", where=item.path,
-                                    fix=fix) from None
-        return found
+        """Every file that will be read, sorted by name; a UserError if there is none."""
+        return list_inputs(self.path, SUFFIXES)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
         """Cut at lines; whole for threads."""
-        return [Range(item)] if self.documents == "thread" else cut(item, size)
+        return [Range(item)] if self.documents == "thread" else cut_lines(item, size)
 
     def read(self, part: Range, source: str) -> Iterator[Document | Reject]:
         """The posts that begin in this part; what is gone, broken or unwanted comes out as a Reject."""
@@ -101,7 +90,7 @@ class Reddit:
     def _posts(self, part: Range, source: str) -> Iterator[Post | Reject]:
         item = part.input
         try:
-            with self._open(item) as stream:
+            with open_input(item) as stream:
                 for offset, record in json_lines(stream, part.start, part.stop):
                     document = Document(
                         f"{source}/{item.name}@{offset}", "", source, domain=self.domain or source,
@@ -117,12 +106,10 @@ class Reddit:
                         yield self._post(record, document)
         except DAMAGE as error:
             place = Document(f"{source}/{item.name}", "", source, metadata={"path": item.name})
-            yield Reject(place, "unreadable_file", f"{type(error).__name__}: {error}")
-
-    def _open(self, item: Input) -> IO[bytes]:
-        if item.name.lower().endswith(".zst") and is_long(item):
-            return open_long(item)
-        return open_input(item)
+            reason, detail = problem_of(error)
+            if part.start:
+                place.id, detail = f"{place.id}@{part.start}!", f"in the part from byte {part.start:,}: {detail}"
+            yield Reject(place, reason, detail)
 
     def _post(self, record: dict[str, Any], document: Document) -> Post | Reject:
         held = {name: self._value(record, name) for name in FIELDS}

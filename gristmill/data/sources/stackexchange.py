@@ -11,6 +11,7 @@ from typing import Literal
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.html_fragment import fragment_text
 from gristmill.data.formats.stackexchange_posts import (
     ANSWER,
@@ -23,8 +24,7 @@ from gristmill.data.formats.stackexchange_posts import (
     rows,
 )
 from gristmill.data.formats.text import whole_characters
-from gristmill.data.formats.times import utc_time
-from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input, problem_of
 
 MOST_PARTS = 8
 """Ranges of one file at most: each has to look through the whole file for the answers to its questions."""
@@ -168,7 +168,8 @@ class StackExchange:
             if last != part.start or not part.start:
                 document = self._document(part.input, source, last, {})
                 document.id += "!"  # the post at this place may have come out already
-                yield Reject(document, "unreadable_file", f"after the post at byte {last}: {error}")
+                reason, detail = problem_of(error)
+                yield Reject(document, reason, f"after the post at byte {last}: {detail}")
 
     def _question(self, item: Input, source: str, offset: int, row: Row,
                   answers: Answers) -> Iterator[Document | Reject]:

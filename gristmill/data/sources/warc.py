@@ -6,13 +6,16 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from gristmill.core.config import config, require
+from gristmill.core.config import PagesRef, config, require
+from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.http_message import (
     Response,
     Undecodable,
@@ -22,10 +25,9 @@ from gristmill.data.formats.http_message import (
     unpacked,
 )
 from gristmill.data.formats.text import Unreadable, whole_characters
-from gristmill.data.formats.times import utc_time
 from gristmill.data.formats.warc_members import Members, Window
 from gristmill.data.formats.warc_records import Record, records
-from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, list_inputs, open_input, problem_of
 
 SUFFIXES = {".warc", ".wet"}
 HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -44,8 +46,10 @@ class Warc:
     """Pages of web archives (.warc, .wet; as they are, gzip or zstd): text and HTML, the main text of the latter."""
 
     kind: Literal["warc"] = "warc"
-    path: str
+    path: str = ""
     """A file, a folder, a glob such as `crawl/**/*.warc.gz`, or an fsspec URL of one."""
+    pages: PagesRef | None = None
+    """In place of `path`: the stage `crawl` (or an artifact of it) whose archives are read."""
     name: str = ""
     """How the source is called in ids and reports; the kind, if empty."""
     license: str = "unknown"
@@ -63,11 +67,18 @@ class Warc:
     """Compare each page with the digest in its record, where there is one that we know (sha1, sha256, sha512, md5)."""
 
     def __post_init__(self) -> None:
-        require(bool(self.path.strip()), "path", "give a file, a folder, a glob or a URL")
+        require(bool(self.path.strip()) != bool(self.pages), "path",
+                "give either a path (a file, a folder, a glob or a URL) or `pages`, a stage `crawl`")
         require(1 <= self.longest_mb <= 1024, "longest_mb", "must be from 1 to 1024")
+
+    def at(self, folder: str) -> Warc:
+        """The same source with the folder that `pages` stands for in its place."""
+        return replace(self, path=folder, pages=None)
 
     def inputs(self) -> list[Input]:
         """The archives; WAT files (metadata only) are left out."""
+        if self.pages:
+            raise UserError(f"`{self.pages}` is not there yet", where="pages", fix="run the recipe that makes it")
         return [item for item in list_inputs(self.path, SUFFIXES) if ".warc.wat" not in item.name.lower()]
 
     def ranges(self, item: Input, size: int) -> list[Range]:
@@ -100,7 +111,7 @@ class Warc:
             if last or not part.start:
                 document = self._document(part.input, source, Record(last))
                 document.id += "!"  # the record at this place may have come out already
-                yield Reject(document, "unreadable_file", str(error))
+                yield Reject(document, *problem_of(error))
 
     def _document(self, item: Input, source: str, record: Record) -> Document:
         headers = record.headers

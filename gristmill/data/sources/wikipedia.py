@@ -10,12 +10,12 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from gristmill.core.config import config, require
 from gristmill.data.documents import Document, Reject
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.text import whole_characters
-from gristmill.data.formats.times import utc_time
 from gristmill.data.formats.wiki_dump import Found, Header, Place, pages, read_header, several_streams
 from gristmill.data.formats.wikitext import NAMESPACES, plain_text
 from gristmill.data.formats.xml_characters import mended
-from gristmill.data.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input
+from gristmill.data.inputs import DAMAGE, Input, Range, cut, list_inputs, open_input, problem_of
 
 _TWO_LETTERS = re.compile(r"[a-z]{2}(?![a-z])")
 
@@ -89,7 +89,7 @@ class Wikipedia:
             if not part.start or last != Place(part.start):
                 document = self._document(item, source, Header(), last if last.offset else None)
                 document.id += "!"  # the page at this place may have come out already
-                yield Reject(document, "unreadable_file", str(error))
+                yield Reject(document, *problem_of(error))
 
     def _document(self, item: Input, source: str, header: Header, place: Place | None) -> Document:
         metadata: dict[str, object] = {"path": item.name, "license": self.license}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
 from gristmill.data.documents import Document, Reject
-from gristmill.data.formats import epub, packed
+from gristmill.data.formats import archives, epub
 from gristmill.data.formats.epub import html_text
 from gristmill.data.sources.books import Books
 from tests.data.formats.test_gutenberg import BOOK, ENDS, HEAD, STARTS
@@ -157,7 +157,7 @@ def test_a_line_of_200_mb_is_told_in_bounded_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [r.reason for r in rejects] == ["too_large"]
-    assert peak < 2.5 * packed.LARGEST_MEMBER
+    assert peak < 2.5 * archives.LARGEST_WHOLE
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
+from gristmill.data.compression import window
 from gristmill.data.documents import Document, Reject
-from gristmill.data.formats.long_zstd import window
 from gristmill.data.formats.reddit_threads import Post, Threads
 from gristmill.data.inputs import Range
 from gristmill.data.sources.reddit import Reddit
@@ -61,7 +61,7 @@ def test_what_is_left_out_says_why(tmp_path: Path) -> None:
     documents, rejects = read(path, min_score=0)
     assert [r.reason for r in rejects] == [
         "deleted", "removed", "no_text", "skipped_author", "low_score", "adult", "broken_record", "no_text", "no_text",
-        "broken_record", "broken_record", "broken_record"]
+        "broken_record", "too_deep", "broken_record"]
     assert [d.text for d in documents] == ["The water.", "The water.", "half \ufffd"]
     assert len(read(path, adult=True, skip_authors=())[0]) == 6
 

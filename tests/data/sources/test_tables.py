@@ -41,7 +41,7 @@ def test_jsonl_records_hold_line_separators_and_broken_lines_are_counted(tmp_pat
     assert documents[0].metadata["record_id"] == "7"
     assert [(r.document.metadata["offset"], r.reason) for r in rejects] == [
         (starts[n], reason) for n, reason in ((1, "broken_record"), (3, "broken_record"), (4, "no_text"),
-                                              (5, "no_text"), (7, "broken_record"), (9, "broken_record"),
+                                              (5, "no_text"), (7, "broken_record"), (9, "too_deep"),
                                               (10, "broken_record"))]
     for cuts in (2, 5, 50):
         assert read(tmp_path / "x.jsonl", cuts) == (documents, rejects)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from gristmill.data.documents import Document, Reject
 from gristmill.data.formats import warc_members
+from gristmill.data.formats.dates import utc_time
 from gristmill.data.formats.http_message import Response, Undecodable, body_text, content_type, parse_response, unpacked
-from gristmill.data.formats.times import utc_time
 from gristmill.data.formats.warc_members import Members, Window
 from gristmill.data.formats.warc_records import records
 from gristmill.data.inputs import Input, Range

@@ -8,13 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.data.formats import packed
-from gristmill.data.formats.packed import Bounded, Damaged, Member, members, tar_members
+from gristmill.data.formats import tar_stream, zip_archive
+from gristmill.data.formats.archives import WholeFile, archive_ranges, whole_files
+from gristmill.data.formats.damaged import Damaged
+from gristmill.data.formats.tar_stream import Tar
 from gristmill.data.inputs import Input, list_inputs
 
 
-def everything(path: Path, limit: int = 1 << 20, **span: int) -> list[Member]:
-    return list(members(list_inputs(str(path))[0], lambda name: True, limit, **span))
+def everything(path: Path, limit: int = 1 << 20, size: int = 1 << 40) -> list[WholeFile]:
+    item = list_inputs(str(path))[0]
+    return [file for part in archive_ranges(item, size)
+            for file in whole_files(item, lambda name: True, limit, start=part.start, stop=part.stop)]
+
+
+def told(files: list[WholeFile]) -> list[tuple[str, bytes | str]]:
+    """(name, content or the reason why there is none)."""
+    return [(file.name, file.data.reason if isinstance(file.data, Damaged) else file.data) for file in files]
+
+
+def tar_files(data: bytes) -> list[tuple[str, bytes | None]]:
+    tar = Tar(io.BytesIO(data), len(data))
+    return [(entry.name, tar.data(1 << 20)) for entry in tar]
 
 
 def tar_of(files: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -36,12 +50,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\n/", exclude
 @given(files=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=5))
 def test_a_tar_is_what_tarfile_wrote(format: int, files: list[tuple[str, bytes]]) -> None:
     data = tar_of(files, format)
-    read = list(tar_members(Bounded(io.BytesIO(data), len(data)), lambda name: True))
-    assert [m.data for m in read] == [content for _, content in files]
-    first = {name: number for number, (name, _) in reversed(list(enumerate(files)))}
-    assert all(read[number].name == name for name, number in first.items())
-    assert len({m.name for m in read}) == len(files)
-    assert [m.index for m in read] == list(range(len(files)))
+    assert tar_files(data) == files
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,7 +60,7 @@ def test_damage_is_told_and_never_raises_anything_else(noise: bytes, at: int, pa
     for data in (noise, good[:at], good[:at] + patch + good[at + len(patch):]):
         reason = ""
         try:
-            list(tar_members(Bounded(io.BytesIO(data), len(data)), lambda name: True))
+            tar_files(data)
         except Damaged as problem:
             reason = problem.reason
         assert reason in ("", "damaged_archive", "truncated_archive", "empty_archive")
@@ -64,7 +73,7 @@ def test_tars_behind_every_compression(tmp_path: Path, ending: str) -> None:
     with tarfile.open(tmp_path / f"a.{ending}", mode) as archive:  # type: ignore[call-overload]
         archive.add(tmp_path / "x", "folder/x.txt")
     (tmp_path / "x").unlink()
-    assert [(m.name, m.data) for m in everything(tmp_path / f"a.{ending}")] == [("folder/x.txt", b"hello")]
+    assert told(everything(tmp_path / f"a.{ending}")) == [("folder/x.txt", b"hello")]
 
 
 def test_links_devices_and_paths_lead_nowhere(tmp_path: Path) -> None:
@@ -78,7 +87,8 @@ def test_links_devices_and_paths_lead_nowhere(tmp_path: Path) -> None:
         about.size = 4
         archive.addfile(about, io.BytesIO(b"mine"))
     (tmp_path / "a.tar").write_bytes(held.getvalue())
-    assert [(m.index, m.name, m.data) for m in everything(tmp_path / "a.tar")] == [(3, "../../etc/passwd", b"mine")]
+    assert told(everything(tmp_path / "a.tar")) == [
+        ("link.txt", "link"), ("hard.txt", "link"), ("dev", "not_a_file"), ("../../etc/passwd", "unsafe_member_path")]
 
 
 def test_truncated_archives_keep_what_came_before(tmp_path: Path) -> None:
@@ -88,11 +98,24 @@ def test_truncated_archives_keep_what_came_before(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_bytes(b"PK\3\4" + b"x" * 100)
     (tmp_path / "d.tar").write_bytes(b"")
     (tmp_path / "e.tar").write_bytes(b"no tar at all" * 100)
-    first = everything(tmp_path / "a.tar")
-    assert [(m.name, m.reason) for m in first] == [("a", ""), ("a.tar", "truncated_archive")]
-    assert everything(tmp_path / "b.tar.gz")[-1].reason == "unreadable_file"
-    assert [everything(tmp_path / f"{x}")[-1].reason for x in ("c.zip", "d.tar", "e.tar")] == [
-        "damaged_archive", "empty_archive", "damaged_archive"]
+    assert told(everything(tmp_path / "a.tar")) == [("a", b"1" * 2000), ("a.tar", "truncated_archive")]
+    assert told(everything(tmp_path / "b.tar.gz"))[-1] == ("b.tar.gz", "unreadable_file")
+    assert [told(everything(tmp_path / f"{x}")) for x in ("c.zip", "d.tar", "e.tar")] == [
+        [("c.zip", "damaged_archive")], [("d.tar", "empty_archive")], [("e.tar", "damaged_archive")]]
+
+
+def test_a_tar_cut_at_any_byte_gives_what_was_whole_and_says_so_once(tmp_path: Path) -> None:
+    files = [("a", b"1" * 700), ("long" * 40, b"2" * 1100), ("c", b"3")]
+    data = tar_of(files)
+    data = data[: len(data.rstrip(b"\0")) + 511 & -512] + bytes(1024)
+    path = tmp_path / "a.tar"
+    for cut in range(0, len(data) - 1023, 37):
+        path.write_bytes(data[:cut])
+        found = told(everything(path))
+        assert found[:-1] == files[: len(found) - 1]
+        assert found[-1][1] in ("truncated_archive", "empty_archive")
+        for size in (cut // 2 + 1, cut // 5 + 1):
+            assert told(everything(path, size=size)) == found
 
 
 def test_too_large_members_are_passed_by(tmp_path: Path) -> None:
@@ -102,25 +125,24 @@ def test_too_large_members_are_passed_by(tmp_path: Path) -> None:
         for name, data in files:
             archive.writestr(name, data)
     for name in ("a.tar", "b.zip"):
-        assert [(m.index, m.reason, m.data) for m in everything(tmp_path / name, 1000)] == [
-            (0, "too_large", None), (1, "", b"small")]
-        assert [m.index for m in everything(tmp_path / name, 10_000, start=1)] == [1]
-        assert [m.index for m in everything(tmp_path / name, 10_000, stop=1)] == [0]
+        assert told(everything(tmp_path / name, 1000)) == [("a", "too_large"), ("b", b"small")]
+        for size in (10, 100, 5000):
+            assert told(everything(tmp_path / name, 10_000, size)) == files
 
 
 def test_bombs_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "RATIO_FLOOR", 1 << 20)
+    monkeypatch.setattr(tar_stream, "LEAST_UNPACKED", 1 << 20)
     zeros = b"\0" * (8 << 20)
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar_of([("a", zeros), ("b", b"end")])))
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(4):
             archive.writestr(f"{number}", zeros)
-    assert [m.reason for m in everything(tmp_path / "a.tar.gz")] == ["archive_bomb"]
+    assert told(everything(tmp_path / "a.tar.gz", 1 << 30)) == [("a.tar.gz", "archive_bomb")]
     read = everything(tmp_path / "b.zip", 1 << 30)
-    assert read[-1].data is None
-    assert sum(len(m.data or b"") for m in read) <= 201 * (tmp_path / "b.zip").stat().st_size + len(zeros)
-    monkeypatch.setattr(packed, "LARGEST_DIRECTORY", 100)
-    assert [m.reason for m in everything(tmp_path / "b.zip")] == ["archive_bomb"]
+    assert read[-1].data.reason == "archive_bomb"  # type: ignore[union-attr]
+    assert sum(len(f.data) for f in read if isinstance(f.data, bytes)) <= 201 * (tmp_path / "b.zip").stat().st_size
+    monkeypatch.setattr(zip_archive, "LARGEST_DIRECTORY", 100)
+    assert told(everything(tmp_path / "b.zip")) == [("b.zip", "archive_bomb")]
 
 
 def test_locked_and_rare_members_are_told(tmp_path: Path) -> None:
@@ -131,9 +153,10 @@ def test_locked_and_rare_members_are_told(tmp_path: Path) -> None:
     for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         data[data.find(mark) + at] |= 1
     (tmp_path / "a.zip").write_bytes(data)
-    assert [m.reason for m in everything(tmp_path / "a.zip")] == ["encrypted", "unknown_compression"]
+    assert told(everything(tmp_path / "a.zip")) == [("locked", "encrypted"), ("rare", "unknown_compression")]
 
 
 def test_a_vanished_file_is_told() -> None:
-    assert [m.reason for m in members(Input("/no/such/file.txt", "file.txt", 3), lambda name: True)] == [
-        "unreadable_file"]
+    for name in ("file.txt", "file.zip", "file.tar"):
+        found = list(whole_files(Input(f"/no/such/{name}", name, 3), lambda name: True))
+        assert told(found) == [(name, "unreadable_file")]
