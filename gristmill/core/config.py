@@ -47,6 +47,9 @@ CorpusRef = Annotated[str, Reference(("corpus",))]
 TokenizerRef = Annotated[str, Reference(("tokenizer",))]
 ModelRef = Annotated[str, Reference(("model",))]
 EvaluationRef = Annotated[str, Reference(("evaluation",))]
+ClassifierRef = Annotated[str, Reference(("classifier",))]
+NgramRef = Annotated[str, Reference(("ngram",))]
+PagesRef = Annotated[str, Reference(("pages",))]
 
 
 def to_plain(value: Any) -> Any:
@@ -81,6 +84,6 @@ def non_default(value: Any) -> Any:
 
 
 __all__ = [
-    "CorpusRef", "EvaluationRef", "ModelRef", "Reference", "TokenizerRef",
+    "ClassifierRef", "CorpusRef", "EvaluationRef", "ModelRef", "NgramRef", "PagesRef", "Reference", "TokenizerRef",
     "config", "non_default", "require", "to_plain",
 ]
