@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import config
 from gristmill.core.progress import Progress, Silent
+from gristmill.core.writer import Writer
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ class StageContext:
     """Every reference in the config -> the artifact it stands for."""
     runtime: Runtime = Runtime()
     progress: Progress = field(default_factory=Silent)
+    open_writer: Callable[[Artifact], Writer] | None = None
+    """Opens a model among the inputs as a writer, for rooms that stand before those that know models."""
 
     @property
     def telemetry(self) -> Path:

@@ -26,6 +26,7 @@ from gristmill.pipeline.plan import Plan, Step, decide, make_plan
 from gristmill.pipeline.state import RunState
 from gristmill.pipeline.store import ArtifactStore
 from gristmill.pipeline.work import WorkFolder, remove_torn_writes
+from gristmill.pipeline.writers import writer_opener
 from gristmill.recipe.schema import Recipe, load_recipe
 
 
@@ -151,7 +152,8 @@ class _Runner:
     def _run_stage(self, step: Step, work: WorkFolder, name: str) -> dict[str, Any]:
         inputs = self.plan.inputs(step) or {}
         context = StageContext(name=name, seed=step.seed, work=work.path, cache=self.folder / "cache", inputs=inputs,
-                               runtime=self.runtime, progress=self.progress)
+                               runtime=self.runtime, progress=self.progress,
+                               open_writer=writer_opener(self.runtime))
         context.cache.mkdir(parents=True, exist_ok=True)
         metrics = dict(guarded(step, work.path, context) or {})
         canonical_json(metrics)

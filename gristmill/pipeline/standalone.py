@@ -18,6 +18,7 @@ from gristmill.core.stage import Runtime, StageContext
 from gristmill.pipeline.plan import Step
 from gristmill.pipeline.runner import guarded
 from gristmill.pipeline.work import flush_tree
+from gristmill.pipeline.writers import writer_opener
 
 
 def run_alone(config: Any, inputs: Mapping[str, Artifact], out: Path | str, *, seed: int = 0,
@@ -37,7 +38,8 @@ def run_alone(config: Any, inputs: Mapping[str, Artifact], out: Path | str, *, s
             with disk_errors(out):
                 work.mkdir(parents=True)
                 context = StageContext(name=out.name, seed=step.seed, work=work, cache=work / ".scratch" / "cache",
-                                       inputs=inputs, runtime=runtime or Runtime(), progress=progress or Silent())
+                                       inputs=inputs, runtime=runtime or Runtime(), progress=progress or Silent(),
+                                       open_writer=writer_opener(runtime or Runtime()))
                 metrics = dict(guarded(step, work, context) or {})
                 for scraps in (".scratch", "telemetry"):
                     shutil.rmtree(work / scraps, ignore_errors=True)

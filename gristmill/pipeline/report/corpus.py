@@ -13,9 +13,9 @@ from gristmill.pipeline.report.run import Missing, Run, Stage
 from gristmill.pipeline.report.signal_panels import signal_panels
 from gristmill.pipeline.report.tokenizer_measures import measures
 
-PHASES = {"collect": "read", "decontaminate": "not in evaluation sets", "sample": "in the sample",
-          "filter": "good enough", "url": "one a URL", "exact": "no exact copies", "near": "no near-duplicates",
-          "repeats": "without repeats"}
+PHASES = {"collect": "read", "pii": "little personal data", "decontaminate": "not in evaluation sets",
+          "sample": "in the sample", "filter": "good enough", "url": "one a URL", "exact": "no exact copies",
+          "near": "no near-duplicates", "repeats": "without repeats"}
 EXAMPLES, EXAMPLE_CHARACTERS, REASONS, SHARES = 4, 420, 12, 8
 TOKEN_EDGES = [0, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
 COUNTED_TOKENS = 50_000_000
