@@ -9,10 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+from gristmill.cli import data_augment, data_crawl, data_mix, data_models, data_pii
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=(
     "Single steps of the data stage: from a JSONL or Parquet file (also .gz, .zst; or a folder of them) to another.\n\n"
     "Example:  gristmill data annotate texts.jsonl annotated.parquet"))
 
+app.command("crawl")(data_crawl.command)
+app.command("augment")(data_augment.command)
+app.command("pii")(data_pii.command)
+app.command("mix")(data_mix.command)
+app.add_typer(data_models.classifier, name="classifier")
+app.add_typer(data_models.ngram, name="ngram")
 Source = Annotated[str, typer.Argument(metavar="IN", help=".jsonl or .parquet file, folder, glob or URL.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help=".jsonl or .parquet file to write.")]
 Column = Annotated[str, typer.Option(help="The column that holds the text.")]

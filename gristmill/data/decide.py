@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +31,20 @@ from gristmill.data.signals.lines import LINE_FILTERS
 
 
 @config
+class Bound:
+    """What a signal's value must lie between."""
+
+    low: float | None = None
+    """Documents below go."""
+    high: float | None = None
+    """Documents above go."""
+
+    def __post_init__(self) -> None:
+        require(self.low is not None or self.high is not None, "low", "give low, high or both")
+        require(self.low is None or self.high is None or self.low <= self.high, "low", "must not be above `high`")
+
+
+@config
 class Filter:
     """Which documents are good enough."""
 
@@ -40,6 +54,9 @@ class Filter:
     code, fineweb and bounds on letters, digits, symbols, upper case and variety; none: none."""
     rules: dict[str, float | None] = field(default_factory=dict)
     """Other bounds for single rules, e.g. `{min_words: 20}`; null switches a rule off."""
+    bounds: dict[str, Bound] = field(default_factory=dict)
+    """Bounds of your own on any signal, by the name that the report gives it, e.g.
+    `{characters_v1.digits: {high: 0.3}}`. Documents that it was not measured for are not judged."""
     lines: list[str] | None = None
     """Line filters for prose, in place of the preset's; [] leaves all lines."""
     bad_words: list[str] = field(default_factory=list)
@@ -68,10 +85,15 @@ class Filter:
             if bound is None:
                 chosen.pop(name, None)
             elif name in (CODE if code else PROSE) or name in ANY:
-                chosen[name] = Rule(name, rule.signal, **{"low" if rule.low is not None else "high": bound})
+                chosen[name] = replace(rule, low=bound) if rule.low is not None else replace(rule, high=bound)
         if not self.bad_words:
             chosen = {name: rule for name, rule in chosen.items() if name not in BAD_WORDS}
         return list(chosen.values())
+
+    def own_rules(self) -> list[Rule]:
+        """The rules that `bounds` make, for all documents."""
+        return [Rule(signal, signal, low=bound.low, high=bound.high, measured=True)
+                for signal, bound in self.bounds.items()]
 
     def line_filters(self, *, code: bool) -> tuple[str, ...]:
         """The line filters in force, for `signals.remove_lines`."""
@@ -89,7 +111,7 @@ def all_broken(signals: Mapping[str, float], rules: Sequence[Rule], language: st
     """All rules that a document breaks, in their order, and the values."""
     return [
         (rule, signals[rule.signal]) for rule in rules
-        if not spared(rule.name, language) and _outside(rule, signals[rule.signal])
+        if not spared(rule, language) and _outside(rule, signals[rule.signal])
     ]
 
 
@@ -138,26 +160,30 @@ class Decisions:
 
 
 def decide(
-    columns: Mapping[str, np.ndarray], rules: Filter, *, languages: Sequence[str], code: Sequence[bool] | bool = False
+    columns: Mapping[str, np.ndarray], rules: Filter, *, languages: Sequence[str], code: Sequence[bool] | bool = False,
+    further: Sequence[Rule] = (),
 ) -> Decisions:
     """Apply a filter to columns of signals, with the same outcome as `first_broken` for each document.
 
     columns: {"<signal>.<value>": (documents,)}, as of `signals.measure_batch`. languages, code: of each document.
-    Raises InternalError if a rule in force reads a value that is missing or NaN.
+    further: rules for all documents, asked last. Raises InternalError if a rule in force reads a value that is missing
+    or NaN.
     """
     count = len(languages)
     programs = np.full(count, code) if isinstance(code, bool) else np.asarray(code, bool)
-    by_class = {kind: rules.for_class(code=kind) for kind in (True, False)}
+    by_class = {kind: [*rules.for_class(code=kind), *rules.own_rules(), *further] for kind in (True, False)}
     order = list(dict.fromkeys([*by_class[True], *by_class[False]]))
     broken = np.zeros((count, len(order)), bool)
     values = np.full((count, len(order)), np.nan)
     spoken, numbers = np.unique(np.asarray(languages, str), return_inverse=True)
     for place, rule in enumerate(order):
         asked = np.isin(programs, [kind for kind in (True, False) if rule in by_class[kind]])
-        asked &= ~np.array([spared(rule.name, language) for language in spoken.tolist()], bool)[numbers]
+        asked &= ~np.array([spared(rule, language) for language in spoken.tolist()], bool)[numbers]
         if not asked.any():
             continue
         column = columns.get(rule.signal)
+        if column is not None and rule.measured:
+            asked &= ~np.isnan(column)
         if column is None or np.isnan(column[asked]).any():
             raise InternalError(f"rule {rule.name} reads {rule.signal}, which was not measured", where="decide")
         values[:, place] = column
@@ -209,6 +235,6 @@ def _outside(rule: Rule, value: float) -> bool:
 
 
 __all__ = [
-    "PRESETS", "RULES", "Alarm", "Decisions", "Filter", "Rule", "alarms", "all_broken", "decide", "explain",
+    "PRESETS", "RULES", "Alarm", "Bound", "Decisions", "Filter", "Rule", "alarms", "all_broken", "decide", "explain",
     "first_broken",
 ]

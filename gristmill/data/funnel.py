@@ -13,7 +13,7 @@ LENGTH_EDGES = [0, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_0
 """Edges of the length histogram, in characters; the last bin is open."""
 Tally = dict[str, Any]
 """Nested counts, {documents, bytes} at the ends: what each unit found, added up by `merge`."""
-DROPPING = ("collect", "decontaminate", "sample", "filter", "url", "exact", "near", "repeats")
+DROPPING = ("collect", "pii", "decontaminate", "sample", "filter", "url", "exact", "near", "repeats")
 
 
 def count(tally: Tally, place: Sequence[str], size: int) -> None:
@@ -67,7 +67,7 @@ def phases(tally: Tally) -> list[dict[str, Any]]:
             if any(left[source].values()) or any(lost.values()):
                 sources[source] = left[source] | {f"dropped_{unit}": size for unit, size in lost.items()}
             merge(left[source], lost if phase != "collect" else {})
-        optional = phase in ("decontaminate", "sample", "url") or (phase == "repeats" and not cut)
+        optional = phase in ("pii", "decontaminate", "sample", "url") or (phase == "repeats" and not cut)
         if reasons or not optional:
             found.append({
                 "phase": phase,

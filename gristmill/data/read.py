@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,11 @@ from gristmill.data.documents import PARQUET, REJECTS_SCHEMA, SCHEMA, Document, 
 from gristmill.data.evaluation_texts import evaluation_texts
 from gristmill.data.inputs import list_inputs
 from gristmill.data.normalise import Normalise, is_code, normalise
-from gristmill.data.signals import Batch, Compat, measure_batch
+from gristmill.data.pii import Pii, examine
+from gristmill.data.signals import Batch, Compat, Signal, further_signal, measure_batch
 from gristmill.data.signals.language import UNDETERMINED, language_v1
+from gristmill.data.signals.learned import learned_values, open_learned
+from gristmill.data.signals.licences import stated_license
 from gristmill.data.signals.lines import remove_lines_batch
 from gristmill.data.sources import source_from_plain
 from gristmill.data.units import parts_from_plain
@@ -43,8 +46,8 @@ from gristmill.data.units import parts_from_plain
 JOB = f"{__name__}:read_unit"
 BATCH_DOCUMENTS, BATCH_BYTES = 1024, 4 << 20
 """Documents, and bytes of text, that are in memory at a time."""
-CONTAMINATED = "contaminated"
-"""The reason of documents that hold evaluation texts."""
+CONTAMINATED, PRIVATE = "contaminated", "pii"
+"""The reasons of documents that hold evaluation texts, and too much personal data."""
 LEAKAGE_NGRAM = 13
 """Length of the word n-grams by which overlap between splits is measured."""
 LEAKAGE_SAMPLED = 16
@@ -82,11 +85,12 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
 
     source, parts: the config and the ranges as plain values. options: {normalise: fields of Normalise, languages:
     "detect" or "none", near: the threshold of near-duplicates or None, share: float, seed: int, lines: line filters
-    for prose, compat, bad_words: those of Filter, signals: names of the columns, evaluations: {files, rules} of what
-    must not be trained on, or None}.
+    for prose, compat, bad_words: those of Filter, further, learned: signals that are measured besides (names; {kind,
+    name, model: folder, label}), signals: names of the columns, pii: fields of Pii, stated_licenses: bool,
+    evaluations: {files, rules} of what must not be trained on, or None}.
     """
     reader, chosen = source_from_plain(source), Sample(options["share"], options["seed"])
-    rules = Normalise(**options["normalise"])
+    rules, privacy = Normalise(**options["normalise"]), Pii(**options["pii"])
     counts, seconds = Counter[str](inputs=len({part[0] for part in parts})), Counter[str]()
     counts["documents"] = counts["bytes"] = counts["unreadable"] = 0
     clock = _Clock(seconds)
@@ -100,9 +104,24 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
         points: list[float] = []
         held = 0
 
+        def leave_out(document: Document, reason: str, detail: str) -> None:
+            place = batch.index(document)
+            del batch[place], points[place]
+            counts[reason] += 1
+            rejects.write([reject_row(Reject(document, reason, detail))])
+
         def flush() -> None:
             nonlocal held
             clean(batch, rules, options, clock)
+            if privacy.action != "none":
+                for document in list(batch):
+                    examined = examine(document.text, privacy, code=is_code(document.language))
+                    document.text = examined.text
+                    if examined.counts:
+                        document.metadata["pii"] = examined.counts
+                    if examined.dropped:
+                        leave_out(document, PRIVATE, examined.detail)
+                clock.lap("pii")
             if index:
                 found = [(document, taken) for document, taken in zip(
                     batch, index.examine([document.text for document in batch]), strict=True) if taken]
@@ -110,10 +129,7 @@ def read_unit(*, source: dict[str, Any], name: str, parts: Sequence[Sequence[Any
                     contaminations[document.id] = [asdict(one) for one in taken]
                     left = decontaminated(document.text, taken, index.options)
                     if left is None:
-                        place = batch.index(document)
-                        del batch[place], points[place]
-                        counts["contaminated"] += 1
-                        rejects.write([reject_row(Reject(document, CONTAMINATED, said(taken)))])
+                        leave_out(document, CONTAMINATED, said(taken))
                     elif left != document.text:
                         document.text, document.metadata["decontaminated"] = left, said(taken)
                 clock.lap("decontaminate")
@@ -165,6 +181,11 @@ def clean(documents: Sequence[Document], rules: Normalise, options: dict[str, An
             if document.language == UNDETERMINED:
                 document.language = language_v1(document.text)
         clock.lap("language")
+    if options["stated_licenses"]:
+        for document in documents:
+            if document.metadata.get("license", "unknown") == "unknown" and (stated := stated_license(document.text)):
+                document.metadata["license"] = stated
+        clock.lap("licences")
 
 
 def measured(documents: Sequence[Document], points: Sequence[float], options: dict[str, Any],
@@ -173,7 +194,8 @@ def measured(documents: Sequence[Document], points: Sequence[float], options: di
     `prints`."""
     texts = [document.text for document in documents]
     code = [is_code(document.language) for document in documents]
-    signals = measure_batch(texts, code=code, compat=options["compat"], bad_words=options["bad_words"])
+    signals = measure_batch(texts, code=code, compat=options["compat"], bad_words=options["bad_words"],
+                            further=_further(json.dumps([options["further"], options["learned"]])))
     clock.lap("signals")
     same = [content_hash(text) for text in texts]
     clock.lap("hash")
@@ -228,9 +250,19 @@ def said(found: Sequence[Contamination]) -> str:
     return f"{found[0].task}, text {found[0].item}: {found[0].words[:120]}"
 
 
-def signal_columns(compat: Compat = "none", bad_words: Sequence[str] = ()) -> list[str]:
+def signal_columns(compat: Compat = "none", bad_words: Sequence[str] = (), further: Sequence[str] = (),
+                   learned: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """The names of what is measured; NaN where one makes no sense for the document's class."""
-    return list(measure_batch(["", ""], code=[False, True], compat=compat, bad_words=bad_words))
+    found = measure_batch(["", ""], code=[False, True], compat=compat, bad_words=bad_words,
+                          further=[further_signal(name) for name in further])
+    return [*found, *(value for plain in learned for value in learned_values(plain))]
+
+
+@functools.lru_cache(maxsize=1)
+def _further(wanted: str) -> list[Signal]:
+    """The signals of [names, learned] in JSON: models are opened once a process."""
+    further, learned = json.loads(wanted)
+    return [*(further_signal(name) for name in further), *(open_learned(plain) for plain in learned)]
 
 
 def sampled_ngrams(words: Words) -> list[np.ndarray]:

@@ -18,12 +18,18 @@ from gristmill.data.signals.lines import C4_LINES, FINEWEB_LINES
 
 @dataclass(frozen=True)
 class Rule:
-    """A document breaks the rule if its signal lies outside `low <= value <= high`; a bound of None is no bound."""
+    """A document breaks the rule if its signal lies outside `low <= value <= high`; a bound of None is no bound.
+
+    languages: those whose documents are judged; () judges all. measured: where the signal was not measured (NaN) the
+    rule says nothing; without it that is an error.
+    """
 
     name: str
     signal: str
     low: float | None = None
     high: float | None = None
+    languages: tuple[str, ...] = ()
+    measured: bool = False
 
 
 Rules = Mapping[str, Rule]
@@ -176,12 +182,11 @@ UNSTOPPED = frozenset({"th", "lo"})
 STOP_RULES = frozenset({"min_sentences", "min_punctuated_lines"})
 
 
-def spared(rule: str, language: str) -> bool:
-    """Does the rule of this name say nothing about documents in this language?"""
+def spared(rule: Rule, language: str) -> bool:
+    """Does the rule say nothing about documents in this language?"""
     return (
-        (rule in ENGLISH_ONLY and language not in ("en", "und"))
-        or (rule in WORD_RULES and language in UNSPACED)
-        or (rule in STOP_RULES and language in UNSTOPPED)
+        (rule.name in ENGLISH_ONLY and language not in ("en", "und"))
+        or (rule.name in WORD_RULES and language in UNSPACED)
+        or (rule.name in STOP_RULES and language in UNSTOPPED)
+        or (bool(rule.languages) and language not in rule.languages)
     )
-
-

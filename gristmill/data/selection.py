@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from gristmill.core.errors import UserError
 from gristmill.core.progress import Bar
-from gristmill.data.decide import RULES, Filter, decide
+from gristmill.data.decide import RULES, Filter, Rule, decide
 from gristmill.data.dedup.clusters import components
 from gristmill.data.dedup.exact import equal_documents, hash_columns
 from gristmill.data.dedup.fingerprints import Fingerprints
@@ -48,7 +48,8 @@ class Selection:
         self.bytes = self.column("bytes", np.int64)
         self.phase = np.zeros(self.count, np.int8)
         self.rule = np.full(self.count, -1, np.int16)
-        """The rule that was broken, in `RULE_NAMES`."""
+        """The rule that was broken, in `rule_names`."""
+        self.rule_names = list(RULE_NAMES)
         self.partner = np.full(self.count, -1, np.int64)
         """The document that stays for it."""
         self.similarity = np.zeros(self.count, np.float32)
@@ -98,21 +99,25 @@ class Selection:
         if not len(self.kept()):
             raise UserError("the sample holds not one document", where="limit_mb", fix="raise `sample` or `limit_mb`")
 
-    def decide(self, rules: Filter) -> None:
-        """Drop what breaks a rule; raises UserError, with the counts of each rule, if that is everything."""
+    def decide(self, rules: Filter, further: Sequence[Rule] = ()) -> None:
+        """Drop what breaks a rule; raises UserError, with the counts of each rule, if that is everything.
+
+        further: rules for all documents besides.
+        """
+        self.rule_names += sorted({rule.name for rule in (*rules.own_rules(), *further)} - {*self.rule_names})
         first = ""
         for start, table in self.tables(["id", "language", *self.signals]):
             languages = table["language"].to_pylist()
             found = decide({name: table[name].to_numpy() for name in self.signals}, rules, languages=languages,
-                           code=[is_code(language) for language in languages])
-            places = np.array([RULE_NAMES.index(rule.name) for rule in found.rules], np.int16)
+                           code=[is_code(language) for language in languages], further=further)
+            places = np.array([self.rule_names.index(rule.name) for rule in found.rules], np.int16)
             gone = np.flatnonzero(~found.kept & (self.phase[start:start + len(table)] == 0))
             self.phase[start + gone] = PHASES.index("filter")
             self.rule[start + gone] = places[found.first[gone]] if len(gone) else 0
             if len(gone) and not first:
                 first = f"{table['id'][int(gone[0])].as_py()}: {found.explain(int(gone[0]))}"
         if not len(self.kept()):
-            counts = Counter(RULE_NAMES[rule] for rule in self.rule[self.rule >= 0].tolist()).most_common()
+            counts = Counter(self.rule_names[rule] for rule in self.rule[self.rule >= 0].tolist()).most_common()
             off = f"`filter: {{rules: {{{counts[0][0]}: null}}}}`"
             raise UserError(
                 "the filter rejects every document: " + ", ".join(f"{rule} took {n}" for rule, n in counts)

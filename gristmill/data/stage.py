@@ -7,6 +7,7 @@ filter -> exact and near duplicates -> split -> write (units in parallel). Every
 
 from __future__ import annotations
 
+import difflib
 import json
 import tempfile
 import time
@@ -21,14 +22,16 @@ from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
 from gristmill.core.hashing import digest, digest_file
 from gristmill.core.stage import StageContext, stage
-from gristmill.data.decide import Filter
+from gristmill.data.decide import Filter, Rule
 from gristmill.data.decontaminate import Contamination, ContaminationReport, Decontaminate
 from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches
 from gristmill.data.executors import run_tasks
 from gristmill.data.normalise import Normalise
+from gristmill.data.pii import Pii
 from gristmill.data.read import JOB, evaluation_files, evaluation_index, signal_columns
 from gristmill.data.selection import Selection
-from gristmill.data.sources import Source, source_names
+from gristmill.data.signals.learned import Learned, definition
+from gristmill.data.sources import Source, located, source_names
 from gristmill.data.split import Split
 from gristmill.data.units import Listing
 from gristmill.data.write import write_corpus
@@ -66,7 +69,7 @@ class Evaluations:
         require(bool(self.files), "files", "name at least one file")
 
 
-@stage(kind="data", produces="corpus", semantics_version=2)
+@stage(kind="data", produces="corpus", semantics_version=3)
 class Data:
     """Read sources, clean, filter and deduplicate them, and split them for training and evaluation."""
 
@@ -76,6 +79,18 @@ class Data:
     """The normal form of text."""
     languages: Literal["detect", "none"] = "detect"
     """detect: find the language of texts whose source does not say it; none: call it undetermined."""
+    pii: Pii = field(default_factory=Pii)
+    """Personal data: whether it is looked for, and what happens to it."""
+    stated_licenses: bool = False
+    """Take over the licence that a text states where its source knows none."""
+    signals: list[Literal["language_paragraphs_v1", "license_v1", "mentions_v1", "pii_v1"]] = field(
+        default_factory=list)
+    """Signals to measure besides those that the rules read; the report shows them, `filter.bounds` may judge them."""
+    learned: list[Learned] = field(default_factory=list)
+    """Trained classifiers and n-gram models that judge the documents."""
+    record: list[str] = field(default_factory=list)
+    """Values of signals that are written into the documents' metadata, e.g. [quality.good]: a curriculum can go by them
+    (`by: metadata.quality.good`)."""
     filter: Filter = field(default_factory=Filter)
     """Which documents are good enough."""
     decontaminate: Evaluations | None = None
@@ -96,6 +111,8 @@ class Data:
         require(0 < self.sample <= 1, "sample", "must be above 0 and at most 1")
         require(self.limit_mb is None or self.limit_mb > 0, "limit_mb", "must be above 0, or null")
         require(0 < self.alarm <= 1, "alarm", "must be above 0 and at most 1")
+        names = [*self.signals, *(one.name for one in self.learned)]
+        require(len({*names}) == len(names), "signals", "name each signal once, and each learned one differently")
         source_names(self.sources)
 
     def fingerprint(self) -> str:
@@ -103,7 +120,8 @@ class Data:
 
         For the stage's identity: the same recipe over changed files is not the same corpus.
         """
-        found = Listing(self.sources).fingerprint()
+        # What other stages have made is part of the identity by its digest.
+        found = Listing([source for source in self.sources if not getattr(source, "pages", None)]).fingerprint()
         return digest([found, self._evaluations()]) if self.decontaminate else found
 
     def _evaluations(self) -> list[str]:
@@ -115,7 +133,7 @@ class Data:
 
         Raises UserError for missing inputs, for sources without a document, and when the rules leave nothing.
         """
-        listing = Listing(self.sources)
+        listing = Listing(located(self.sources, context.inputs))
         clock = _Clock()
         units = self._read(listing, context)
         read = _by_source(listing, units)
@@ -127,7 +145,7 @@ class Data:
         with context.progress.bar("deduplicate", None, "pairs") as bar:
             if self.limit_mb is not None:
                 selection.limit(int(self.limit_mb * 1e6))
-            selection.decide(self.filter)
+            selection.decide(self.filter, [rule for one in self.learned for rule in one.rules()])
             clock.lap("filter", size)
             if self.dedup.urls:
                 selection.remove_equal("url")
@@ -151,18 +169,33 @@ class Data:
         write_json(context.telemetry / "data.json", {"phases": clock.laps, "read_steps": dict(steps)})
         return metrics
 
+    def rules(self) -> list[Rule]:
+        """Every rule in force, for programs or prose or both."""
+        found = [rule for code in (False, True) for rule in self.filter.for_class(code=code)]
+        own = [*self.filter.own_rules(), *(rule for one in self.learned for rule in one.rules())]
+        return list({rule.name: rule for rule in (*found, *own)}.values())
+
     def _read(self, listing: Listing, context: StageContext) -> list[Finished]:
         """Every unit read; those that an interrupted run has finished are taken as they are."""
         version = type(self).semantics_version  # type: ignore[attr-defined]
+        learned = [{**to_plain(one), "model": str(context.inputs[one.model].path)} for one in self.learned]
+        columns = signal_columns(self.filter.compat, self.filter.bad_words, self.signals, learned)
+        for name in (*self.filter.bounds, *self.record):
+            if name not in columns:
+                near = difflib.get_close_matches(name, columns, 3) or columns
+                raise UserError(f"there is no signal {name!r}",
+                                where="filter.bounds" if name in self.filter.bounds else "record",
+                                fix=f"choose from {', '.join(near)}; some are measured only if `signals` names them")
         options = {"normalise": to_plain(self.normalise), "languages": self.languages,
                    "near": self.dedup.near, "share": self._share(listing), "seed": context.seed,
                    "lines": list(self.filter.line_filters(code=False)), "compat": self.filter.compat,
                    "bad_words": self.filter.bad_words,
-                   "signals": signal_columns(self.filter.compat, self.filter.bad_words),
-                   "evaluations": to_plain(self.decontaminate)}
+                   "further": self.signals, "learned": learned, "signals": columns, "pii": to_plain(self.pii),
+                   "stated_licenses": self.stated_licenses, "evaluations": to_plain(self.decontaminate)}
         folder = context.scratch / "units"
         units = listing.units()
-        targets = [folder / f"{number:05d}-{listing.identity(unit, [version, options, self._evaluations()])[:20]}"
+        meaning = [version, {**options, "learned": [definition(plain) for plain in learned]}, self._evaluations()]
+        targets = [folder / f"{number:05d}-{listing.identity(unit, meaning)[:20]}"
                    for number, unit in enumerate(units)]
         wanted = {target.name for target in targets}
         for path in folder.glob("*"):  # begun with another config or with other files

@@ -9,6 +9,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gristmill.core.config import to_plain
 from gristmill.core.files import write_json
 from gristmill.core.seeds import fraction
 from gristmill.core.stage import StageContext
 from gristmill.data.card import data_card
-from gristmill.data.decide import Filter, Rule, alarms, explain
+from gristmill.data.decide import Rule, alarms, explain
 from gristmill.data.dedup import repeats
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, read_table, write_shard
 from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
 from gristmill.data.histograms import signal_histograms
-from gristmill.data.normalise import is_code
-from gristmill.data.read import CONTAMINATED, LEAKAGE_SAMPLED, MEASURED, Rows
-from gristmill.data.selection import PHASES, RULE_NAMES, Selection
+from gristmill.data.read import CONTAMINATED, LEAKAGE_SAMPLED, MEASURED, PRIVATE, Rows
+from gristmill.data.selection import PHASES, Selection
 
 if TYPE_CHECKING:
     from gristmill.data.stage import Data
@@ -56,13 +55,15 @@ def write_corpus(stage: Data, context: StageContext, selection: Selection, unrea
         shutil.rmtree(context.work / name, ignore_errors=True)
         (context.work / name).mkdir(parents=True)
     folder = context.scratch / "decided"
+    rules = stage.rules()
     tasks = []
     for number, (path, decided) in enumerate(zip(selection.files, _decided(selection), strict=True)):
         write_shard(folder / f"{number:05d}.parquet", decided, DECIDED)
         tasks.append({
             "measured": str(path), "unreadable": str(unreadable[number]), "target": str(context.work), "number": number,
-            "decided": str(folder / f"{number:05d}.parquet"), "seed": context.seed, "filter": to_plain(stage.filter),
+            "decided": str(folder / f"{number:05d}.parquet"), "seed": context.seed,
             "edited": str(selection.edited[number].path) if selection.edited else None,
+            "rules": [asdict(rule) for rule in rules], "rule_names": selection.rule_names, "recorded": stage.record,
         })
     found: dict[int, dict[str, Any]] = {}
     with context.progress.bar("write", selection.count, "documents") as bar:
@@ -88,8 +89,7 @@ def write_corpus(stage: Data, context: StageContext, selection: Selection, unrea
     write_json(context.work / "duplicates.json", duplicates)
     write_json(context.work / "funnel.json", described)
     write_json(context.work / "examples.json", examples.chosen())
-    rules = {rule.name: rule for code in (False, True) for rule in stage.filter.for_class(code=code)}
-    write_json(context.work / "signals.json", signal_histograms(selection, selection.signals, list(rules.values())))
+    write_json(context.work / "signals.json", signal_histograms(selection, selection.signals, rules))
     write_json(context.work / "card.json", data_card(stage, tally, described))
     return {
         "documents": len(selection.kept()), "bytes": int(selection.bytes[selection.kept()].sum()),
@@ -117,19 +117,22 @@ def _decided(selection: Selection) -> Any:
 
 
 def write_unit(*, measured: str, unreadable: str, decided: str, target: str, number: int, seed: int,
-               filter: dict[str, Any], edited: str | None = None) -> dict[str, Any]:
+               rules: Sequence[Mapping[str, Any]], rule_names: Sequence[str], edited: str | None,
+               recorded: Sequence[str]) -> dict[str, Any]:
     """Write the shards of one unit; gives its number of documents, its tally and its examples.
 
-    edited: the file of documents that lost repeated text (`repeats.EDITED`).
+    rules: those in force, as plain values. rule_names: what the numbers of rules in `decided` mean.
+    edited: the file of documents that lost repeated text (`repeats.EDITED`). recorded: signals whose values go into
+    the metadata.
     """
     documents, decisions = pq.ParquetFile(measured), read_table(decided)
     signals = [name for name in documents.schema_arrow.names if name not in MEASURED.names]
-    rules = {code: {rule.name: rule for rule in Filter(**filter).for_class(code=code)} for code in (True, False)}
+    in_force = {rule["name"]: Rule(**{**rule, "languages": tuple(rule["languages"])}) for rule in rules}
     tally, examples = Tally(), _Examples(seed)
     edits = _Edits(edited)
     with _Outputs(Path(target), number) as outputs:
         for row in read_table(unreadable).to_pylist():
-            phase = "decontaminate" if row["reason"] == CONTAMINATED else "collect"
+            phase = {CONTAMINATED: "decontaminate", PRIVATE: "pii"}.get(row["reason"], "collect")
             count(tally, ("dropped", phase, row["source"], row["reason"]), len(row["text"].encode()))
             examples.reject(row)
             outputs.reject(row)
@@ -140,6 +143,8 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
             stays = pc.equal(choices["phase"], 0)
             table = pa.Table.from_batches([batch.select(READ)])
             table, characters = edits.applied(table, start - len(batch), tally)
+            if recorded:
+                table = _with_values(table, {name: batch[name].to_pylist() for name in recorded})
             table = table.append_column("cluster", pc.coalesce(choices["cluster"], table["id"]))
             table = table.append_column("split", choices["split"])
             for split in SPLITS:
@@ -152,11 +157,22 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
                     continue
                 row["text"] = batch["text"][number].as_py()
                 phase, row["reason"], row["detail"] = _why(
-                    choices.slice(number, 1).to_pylist()[0], batch, number, rules[is_code(row["language"])])
+                    choices.slice(number, 1).to_pylist()[0], batch, number, in_force, rule_names)
                 count(tally, ("dropped", phase, row["source"], row["reason"]), row["bytes"])
                 examples.reject(row)
                 outputs.reject(row)
     return {"documents": start, "tally": tally, "examples": examples.points()}
+
+
+def _with_values(documents: pa.Table, values: Mapping[str, Sequence[float]]) -> pa.Table:
+    """The documents with these values in their metadata; what was not measured (NaN) is left out."""
+    made = []
+    for number, text in enumerate(documents["metadata"].to_pylist()):
+        known = {name: float(f"{column[number]:.6g}") for name, column in values.items()
+                 if column[number] == column[number]}
+        made.append(json.dumps({**json.loads(text or "{}"), **known}, sort_keys=True, ensure_ascii=False))
+    at = documents.schema.get_field_index("metadata")
+    return documents.set_column(at, documents.schema.field(at), pa.array(made, documents["metadata"].type))
 
 
 class _Edits:
@@ -196,11 +212,12 @@ class _Edits:
 READ = ["id", "text", "source", "domain", "language", "metadata", "bytes"]
 
 
-def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapping[str, Rule]) -> tuple[str, str, str]:
+def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapping[str, Rule],
+         names: Sequence[str]) -> tuple[str, str, str]:
     """(phase, reason, detail) of a document that goes."""
     phase = PHASES[choice["phase"]]
     if phase == "filter":
-        rule = rules[RULE_NAMES[choice["rule"]]]
+        rule = rules[names[choice["rule"]]]
         return phase, rule.name, explain(rule, batch[rule.signal][number].as_py())
     if phase == "url":
         return phase, "same_url", f"same address as {choice['partner']}"

@@ -14,6 +14,10 @@ from gristmill.core.errors import InternalError, MachineError, UserError
 
 STAGES: dict[str, str | type] = {
     "data": "gristmill.data.stage:Data",
+    "crawl": "gristmill.data.crawl.stage:Crawl",
+    "augment": "gristmill.data.augment.stage:Augment",
+    "classifier": "gristmill.data.classifier.stage:TrainClassifier",
+    "ngram": "gristmill.data.ngram.stage:TrainNgram",
     "tokenizer": "gristmill.tokenizer.stage:TrainTokenizer",
     "pretrain": "gristmill.training.pretrain:Pretrain",
     "import": "gristmill.models.import_stage:ImportModel",

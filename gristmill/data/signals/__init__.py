@@ -7,6 +7,7 @@ batch of texts whose split into lines and words all signals share.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -31,6 +32,10 @@ SIGNALS: Mapping[str, Signal] = {
 """Every signal that needs nothing but the text, by name. A value is called `<signal>.<value>`, e.g. `length_v1.words`.
 """
 
+FURTHER: Mapping[str, str] = {
+    "language_paragraphs_v1": "language", "license_v1": "licences", "mentions_v1": "mentions", "pii_v1": "pii",
+}
+"""Signals that are only measured where a recipe asks for them, and the module of each."""
 PROSE = ("length_v1", "gopher_symbols_v2", "gopher_repetition_v1", "c4_v1", "fineweb_v1", "characters_v1", "words_v1")
 CODE = ("length_v1", "code_symbols_v1")
 
@@ -66,12 +71,13 @@ def measure(text: str, *, code: bool, compat: Compat = "none", bad_words: Sequen
 
 def measure_batch(
     texts: Sequence[str], *, code: bool | Sequence[bool] = False, compat: Compat = "none",
-    bad_words: Sequence[str] = (), only: Iterable[str] | None = None,
+    bad_words: Sequence[str] = (), only: Iterable[str] | None = None, further: Sequence[Signal] = (),
 ) -> dict[str, np.ndarray]:
     """What `measure` says of each text, as columns: {"<signal>.<value>": (texts,) float64}.
 
     code: the class of all texts or of each; where a signal makes no sense for the class of a text, its values are NaN.
     only: the names of the signals that are wanted, of those that `signals_for` gives; the others are not computed.
+    further: signals that are measured on texts of either class as well.
     Memory: a batch of about 2 MB of text is split at a time.
     """
     classes = np.full(len(texts), code) if isinstance(code, bool) else np.asarray(code, bool)
@@ -80,7 +86,7 @@ def measure_batch(
     for kind in (False, True) if len(texts) == 0 else np.unique(classes).tolist():
         rows = np.flatnonzero(classes == kind)
         chosen = [signal for name, signal in signals_for(code=kind, compat=compat, bad_words=bad_words).items()
-                  if wanted is None or name in wanted]
+                  if wanted is None or name in wanted] + list(further)
         start = 0
         for batch in batches([texts[row] for row in rows.tolist()]) if len(rows) else [Batch([])]:
             here = rows[start : start + len(batch)]
@@ -92,6 +98,11 @@ def measure_batch(
                         columns[name] = np.full(len(texts), np.nan)
                     columns[name][here] = column
     return columns
+
+
+def further_signal(name: str) -> Signal:
+    """One of `FURTHER`."""
+    return getattr(importlib.import_module(f"{__name__}.{FURTHER[name]}"), name)
 
 
 @functools.cache
@@ -114,7 +125,7 @@ def _bad_words(entries: tuple[str, ...]) -> Signal:
 
 
 __all__ = [
-    "CODE", "COMPAT", "PROSE", "SIGNALS", "Batch", "Compat", "Signal", "bad_words_v1", "batches", "c4_v1",
-    "characters_v1", "code_symbols_v1", "fineweb_v1", "gopher_repetition_v1", "gopher_symbols_v1",
+    "CODE", "COMPAT", "FURTHER", "PROSE", "SIGNALS", "Batch", "Compat", "Signal", "bad_words_v1", "batches", "c4_v1",
+    "characters_v1", "code_symbols_v1", "fineweb_v1", "further_signal", "gopher_repetition_v1", "gopher_symbols_v1",
     "gopher_symbols_v2", "length_v1", "measure", "measure_batch", "remove_lines", "signals_for", "words_v1",
 ]
