@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, required=True)
     parser.add_argument("--peer-site", type=Path)
     parser.add_argument("--articles", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_extract.json")
     options = parser.parse_args()
     extractors = peers(options.peer_site)

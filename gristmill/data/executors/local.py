@@ -66,7 +66,8 @@ def _start(job: str) -> subprocess.Popen[bytes]:
         # -P: a file of the user's called json.py must not take the place of Python's
         [sys.executable, "-P", "-m", "gristmill.data.executors.worker", job],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,
+        # One thread each: more would fight over the cores that the other workers have.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}, start_new_session=True,
     )
 
 

@@ -12,25 +12,26 @@ import re
 from dataclasses import dataclass, field
 from html import unescape
 
-from gristmill.data.extract.tags import (
+from gristmill.data.extract.lexer import (
     ADDRESS,
     ANCHOR,
     BLOCK,
     BREAK,
     CODE,
     DROP,
+    END,
     FREQUENT,
-    HEADINGS,
+    INHERITED,
     INLINE,
     LINK,
     NOTHING,
-    PRE,
     RAW,
     RULE,
     TEXT,
     Tags,
     inline_tag,
 )
+from gristmill.data.extract.tags import HEADINGS, PRE
 
 # A line break inside a block while its white space is still to be collapsed; a character that pages do not hold.
 NEWLINE = "\x0b"
@@ -38,8 +39,7 @@ _CODE_LANGUAGE = re.compile(r"\b(?:language|lang|brush)[-:]\s*([\w+#-]+)", re.I)
 _HREF = re.compile(r"""\bhref\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.I)
 
 LISTS = frozenset(["ul", "ol", "dl", "menu", "dir"])
-# Boxes that take over the kind of their surroundings: a div in a cell is a cell's text.
-TRANSPARENT = frozenset(["div", "section", "center", "details", "form", "fieldset"])
+_ENDED_BY_START = HEADINGS | {"p"}
 INLINE_FRAME = -1
 
 
@@ -78,23 +78,24 @@ def segment(html: str, *, code: bool = False, links: bool = False) -> Page:
     page = Page()
     texts, kinds, element, linked, linking = page.texts, page.kinds, page.element, page.linked, page.links
     parent, first, last, own, flags, names = page.parent, page.first, page.last, page.own, page.flags, page.names
-    # The open elements: name, number in the page (INLINE_FRAME for what opens no element), kind of its text, and what
-    # to restore when it closes. `open_names` counts names inside the current table cell, `slots` says where the
-    # innermost li, dd, td, tr and table stand on the stack.
-    stack_name, stack_element, stack_kind = [""], [0], [0]
-    stack_saved: list[tuple[dict[str, int], list[int]] | None] = [None]
+    # The innermost open element: its name, its number in the page (INLINE_FRAME for what opens no element), the number
+    # of the element that holds its text, and the kind of that text. `stack` holds those around it. `open_names` counts
+    # names inside the current table cell, `slots` says how deep the innermost li, dd, td, tr and table stand.
+    top_name, top_frame, top_element, top_kind = "", 0, 0, 0
+    stack: list[tuple[str, int, int, int, dict[str, int], list[int]]] = []
     open_names: dict[str, int] = {}
     slots = [-1] * 5
-    # Depths of the stack above which text is dropped, verbatim, or in a link; 0 when it is not.
+    # Depths above which text is dropped, verbatim, or in a link; 0 when it is not.
     hidden_depth = pre_depth = link_depth = 0
+    # Whether the hidden part is one of a line: its own end tag must be found.
+    hidden_inline = False
     pieces: list[str] = []
     inked = False
     link_count = link_chars = 0
     href = ""
     tags = Tags(html)
-    parts, known = tags.parts, tags.known
-    length = len(parts)
-    steps = length
+    parts, known, quick = tags.parts, tags.known.get, tags.quick
+    steps = len(parts)
     text = parts[0]
     at = 1
     while True:
@@ -109,94 +110,106 @@ def segment(html: str, *, code: bool = False, links: bool = False) -> Page:
                     link_chars += len(text)
             elif pieces:
                 pieces.append(" ")
-        if at < length:
-            part = parts[at]
-            at += 1
-            head, closed, text = part.partition(">")
-            tag = known.get(head)
-            if tag is None and closed and head[:4] in FREQUENT and not (
-                    "'" in head or "hidden" in head or "none" in head or head.count('"') & 1):
-                # What most unseen tags are; `Tags.read` says the same of them.
-                tag = NOTHING if head[1] != " " or head[0] != "a" else ADDRESS if "href" in head else ANCHOR
-            elif tag is None or not closed:
-                before = at
-                tag, head, text, at = tags.read(part, at)
-                steps += at - before
-            if tag is NOTHING:
-                if not hidden_depth or stack_element[hidden_depth - 1] != INLINE_FRAME:
-                    continue
-                # Inside a hidden part of a line: its own end tag must be found.
-                tag = inline_tag(head)
-            kind, start, name, bits, hidden, slot, own_kind = tag
-        else:
-            # The end of the page closes everything.
-            if at > length:
-                break
-            at += 1
-            kind, start, name, bits, hidden, text = RULE, False, "", 0, False, ""
-            slot = own_kind = -1
+        part = parts[at]
+        at += 1
+        head, closed, text = part.partition(">")
+        tag = known(head)
+        if tag is None and closed:
+            if head[:4] in FREQUENT and not (
+                    "'" in head or "hidden" in (lower := head.lower()) or "none" in lower or head.count('"') & 1):
+                # What most unseen tags are; `quick` says the same of them.
+                tag = NOTHING if head[1] != " " or head[0] != "a" else ADDRESS if "href" in lower else ANCHOR
+            else:
+                tag = quick(head)
+        if tag is None or not closed:
+            before = at
+            tag, head, text, at = tags.read(part, at)
+            steps += at - before
+        if tag is NOTHING:
+            if not hidden_inline:
+                continue
+            tag = inline_tag(head)
+        if tag is ADDRESS and not links:
+            if not hidden_depth:
+                link_depth = len(stack) + 1
+                link_count += 1
+            continue
+        kind, start, name, bits, hidden, slot, own_kind = tag
+        if kind == BLOCK and name == top_name and not (start or pieces or pre_depth):
+            # Nearly every end tag: it ends the innermost element, and nothing stands before it. As below, in short.
+            if hidden_depth > len(stack):
+                hidden_depth = 0
+            if link_depth > len(stack):
+                link_depth = 0
+            last[top_frame] = len(texts)
+            top_name, top_frame, top_element, top_kind, open_names, slots = stack.pop()
+            open_names[name] -= 1
+            continue
 
-        if kind != BLOCK:
-            if kind == INLINE:
-                if not hidden and not open_names.get(name):
-                    continue
-            elif kind == LINK:
-                if start and not hidden:
-                    if bits and not hidden_depth:
-                        link_depth = len(stack_name)
-                        link_count += 1
-                        if links and not pre_depth:
-                            href = _target(head)
-                            if href:
-                                pieces.append("[")
-                    continue
-                if not start:
-                    if href:
-                        if not hidden_depth:
-                            pieces.append(f"]({href})")
-                        href = ""
-                    link_depth = 0
-                    if not open_names.get(name):
-                        continue
-            elif kind == BREAK:
-                if hidden_depth or not (pieces or pre_depth):
-                    continue
-                if pre_depth:
-                    pieces.append("\n")
-                    continue
-                # Two line breaks in a row are how old pages write paragraphs.
-                if pieces[-1] != NEWLINE and (pieces[-1] != " " or len(pieces) < 2 or pieces[-2] != NEWLINE):
-                    pieces.append(NEWLINE)
-                    continue
-            elif kind == TEXT:
-                continue
-            elif kind == CODE:
-                if code and not pre_depth and not hidden_depth:
-                    pieces.append("`")
-                continue
-            elif kind == RAW:
-                before = at
-                text, at = tags.skip(name, at)
-                steps += at - before
-                continue
-
-        # How much of the stack this tag closes.
+        # `target`: down to which depth this tag closes the stack; 0 where it does not.
         target = 0
-        if kind in (RULE, BREAK):
-            start = False
-        elif start:
-            if kind == BLOCK:
-                if stack_name[-1] == "p" or (name in HEADINGS and stack_name[-1] in HEADINGS):
-                    target = len(stack_name) - 1
+        if kind == BLOCK:
+            if start:
+                if top_name in _ENDED_BY_START and (top_name == "p" or name in HEADINGS):
+                    target = len(stack)
                 if 0 <= slot < 4 and slots[slot] >= 0:
                     target = slots[slot]
-        else:
-            if slot >= 0:
+            elif name == top_name and not pre_depth:
+                target = len(stack)
+            elif slot >= 0:
                 target = slots[slot]
             elif open_names.get(name):
-                target = len(stack_name) - 1
-                while stack_name[target] != name:
-                    target -= 1
+                target = _depth(stack, top_name, name)
+        elif kind == LINK:
+            if start and not hidden:
+                if bits and not hidden_depth:
+                    link_depth = len(stack) + 1
+                    link_count += 1
+                    if links and not pre_depth:
+                        href = _target(head)
+                        if href:
+                            pieces.append("[")
+                continue
+            if not start:
+                if href:
+                    if not hidden_depth:
+                        pieces.append(f"]({href})")
+                    href = ""
+                link_depth = 0
+                if not open_names.get(name):
+                    continue
+                target = _depth(stack, top_name, name)
+        elif kind == RAW:
+            before = at
+            text, at = tags.skip(name, at)
+            steps += at - before
+            continue
+        elif kind == BREAK:
+            if hidden_depth or not (pieces or pre_depth):
+                continue
+            if pre_depth:
+                pieces.append("\n")
+                continue
+            # Two line breaks in a row are how old pages write paragraphs.
+            if pieces[-1] != NEWLINE and (pieces[-1] != " " or len(pieces) < 2 or pieces[-2] != NEWLINE):
+                pieces.append(NEWLINE)
+                continue
+            start = False
+        elif kind == RULE:
+            start = False
+        elif kind == TEXT:
+            continue
+        elif kind == CODE:
+            if code and not pre_depth and not hidden_depth:
+                pieces.append("`")
+            continue
+        elif kind != END:
+            # DROP, or INLINE where it is hidden or an end tag must be found.
+            if open_names.get(name):
+                if not start:
+                    target = _depth(stack, top_name, name)
+            elif kind == INLINE and not hidden:
+                continue
 
         if pre_depth and kind == BLOCK and (start or target >= pre_depth):
             # Inside pre a tag that would start a block ends a line; what stands outside of it stays open.
@@ -218,11 +231,8 @@ def segment(html: str, *, code: bool = False, links: bool = False) -> Page:
                     raw = " ".join(raw.split())
                 if raw:
                     texts.append(raw)
-                    kinds.append(stack_kind[-1])
-                    top = -1
-                    while stack_element[top] < 0:
-                        top -= 1
-                    element.append(stack_element[top])
+                    kinds.append(top_kind)
+                    element.append(top_element)
                     linked.append(link_chars)
                     linking.append(link_count)
                 inked = False
@@ -232,71 +242,81 @@ def segment(html: str, *, code: bool = False, links: bool = False) -> Page:
 
         if target > 0:
             count = len(texts)
-            steps += len(stack_name) - target
-            while len(stack_name) > target:
-                number = stack_element.pop()
-                if number >= 0:
-                    last[number] = count
-                stack_kind.pop()
-                saved = stack_saved.pop()
-                if saved is not None:
-                    open_names, slots = saved
-                open_names[stack_name.pop()] -= 1
+            depth = len(stack)
+            steps += depth - target
+            while depth >= target:
+                if top_frame >= 0:
+                    last[top_frame] = count
+                name_closed = top_name
+                top_name, top_frame, top_element, top_kind, open_names, slots = stack.pop()
+                open_names[name_closed] -= 1
+                depth -= 1
             if hidden_depth > target:
                 hidden_depth = 0
+                hidden_inline = False
             if pre_depth > target:
                 pre_depth = 0
             if link_depth > target:
                 link_depth = 0
         if not start:
+            if kind == END:
+                break
             continue
 
-        depth = len(stack_name)
-        stack_name.append(name)
+        stack.append((top_name, top_frame, top_element, top_kind, open_names, slots))
         open_names[name] = open_names.get(name, 0) + 1
+        top_name = name
         if hidden and not hidden_depth:
-            hidden_depth = depth + 1
+            hidden_depth = len(stack) + 1
+            hidden_inline = kind != BLOCK
         if kind != BLOCK:
-            stack_element.append(INLINE_FRAME)
-            stack_kind.append(stack_kind[-1])
-            stack_saved.append(None)
+            top_frame = INLINE_FRAME
             continue
-        top = -1
-        while stack_element[top] < 0:
-            top -= 1
-        outer = stack_element[top]
-        stack_element.append(len(parent))
-        stack_kind.append(own_kind or (stack_kind[-1] if name in TRANSPARENT else 0))
-        parent.append(outer)
+        top_frame = len(parent)
+        parent.append(top_element)
         own.append(bits)
-        flags.append(flags[outer] | bits)
+        flags.append(flags[top_element] | bits)
         first.append(len(texts))
         last.append(0)
         names.append(name)
-        if slot >= 0 or name in LISTS:
-            stack_saved.append((open_names, slots))
-            slots = list(slots)
-            if slot < 0:
-                slots[1 if name == "dl" else 0] = -1
-            else:
-                slots[slot] = depth
-                if slot == 2:
-                    open_names = {}
-                elif slot == 3:
-                    slots[2] = -1
-                elif slot == 4:
-                    slots[0] = slots[1] = slots[2] = slots[3] = -1
-        else:
-            stack_saved.append(None)
+        top_element = top_frame
+        if own_kind != INHERITED:
+            top_kind = own_kind
+        if slot >= 0:
+            slots = slots.copy()
+            slots[slot] = len(stack)
+            if slot == 2:
+                open_names = {}
+            elif slot == 3:
+                slots[2] = -1
+            elif slot == 4:
+                slots[0] = slots[1] = slots[2] = slots[3] = -1
+        elif name in LISTS:
+            slots = slots.copy()
+            slots[1 if name == "dl" else 0] = -1
         if own_kind == PRE:
-            pre_depth = depth + 1
+            pre_depth = len(stack) + 1
             if code:
                 page.code[len(texts)] = _code_language(head)
-    for number in stack_element:
-        if number >= 0:
-            last[number] = len(texts)
+    count = len(texts)
+    last[0] = count
+    if top_frame >= 0:
+        last[top_frame] = count
+    for frame in stack:
+        if frame[1] >= 0:
+            last[frame[1]] = count
     page.steps = steps + tags.steps
     return page
+
+
+def _depth(stack: list[tuple[str, int, int, int, dict[str, int], list[int]]], top_name: str, name: str) -> int:
+    """How deep the innermost open element of this name stands; there is one."""
+    depth = len(stack)
+    if top_name != name:
+        depth -= 1
+        while stack[depth][0] != name:
+            depth -= 1
+    return depth
 
 
 def verbatim(raw: str) -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# What a start tag does. Everything that is not listed is part of the line (b, span, font, unknown names).
-INLINE, LINK, BLOCK, BREAK, RULE, RAW, DROP, CODE, TEXT = range(9)
-
 CONTAINERS = frozenset((
     "address", "article", "aside", "blockquote", "caption", "center", "dd", "details", "dialog", "dir", "div", "dl",
     "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header",
@@ -63,23 +60,24 @@ OWN_FLAGS |= {"search": TAG_FLAGS["form"], "dialog": WORD_FLAGS["consent"], "fig
 
 
 
-def by_first_letter(patterns: Sequence[str], numbers: Sequence[int] | None = None) -> re.Pattern[str]:
-    """One pattern for any of `patterns`, which all begin with a letter or sign of their own; tried by that first.
+def _any_of(words: Sequence[str]) -> re.Pattern[str]:
+    """One pattern for any of `words`, tried by their first two letters; `\\b` may stand at their ends."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for word in words:
+        letters = word.removeprefix("\\b")
+        alone = f"(?<=\\b{letters[:2]})" if letters != word else ""
+        groups.setdefault(letters[0], {}).setdefault(letters[1], []).append(alone + letters[2:])
+    return re.compile("|".join(
+        f"{first}(?:{'|'.join(f'{second}(?:{chr(124).join(rest)})' for second, rest in seconds.items())})"
+        for first, seconds in groups.items()))
 
-    With `numbers`, whatever matches of number n ends in a group called `g<n>_...`.
-    """
-    groups: dict[str, list[str]] = {}
-    for at, pattern in enumerate(patterns):
-        first, rest = (pattern[:1], pattern[1:]) if pattern[0] != "\\" else (pattern[2:3], "(?<=\\b.)" + pattern[3:])
-        name = "" if numbers is None else f"(?P<g{numbers[at]}_{at}>)"
-        groups.setdefault(first, []).append(rest + name)
-    return re.compile("|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in groups.items()))
 
-
-_WORD = by_first_letter([word for _, words in WORDS for word in words.split("|")],
-                        [number for number, (_, words) in enumerate(WORDS) for _ in words.split("|")])
-_GROUP_FLAGS = {name: 1 << int(name[1:].split("_")[0]) for name in _WORD.groupindex}
-_NAMED = re.compile(r"""\b(?:class|id|role|itemprop)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.I)
+_SPELLED = [(spelled, WORD_FLAGS[name]) for name, words in WORDS for word in words.split("|")
+            for spelled in ([word] if "?" not in word else [word.replace("s?", "s"), word.replace("s?", "")])]
+_find_words = _any_of([word for word, _ in _SPELLED]).findall
+_SAYS = {word.replace("\\b", ""): flag for word, flag in _SPELLED}
+_NAMED = re.compile(r"""(?:class(?<!\wclass)|id(?<!\wid)|role(?<!\wrole)|itemprop(?<!\witemprop))"""
+                    r"""\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""")
 _HIDDEN = re.compile(r"""\s(?:hidden(?=[\s/=]|$)(?!\s*=\s*["']?until-found)|aria-hidden\s*=\s*["']?true\b"""
                      r"""|style\s*=\s*(?:"[^"]*?|'[^']*?)(?<![\w-])(?:display\s*:\s*none|visibility\s*:\s*hidden))""",
                      re.I)
@@ -87,22 +85,44 @@ _HIDDEN = re.compile(r"""\s(?:hidden(?=[\s/=]|$)(?!\s*=\s*["']?until-found)|aria
 # Names of classes repeat within a page and between pages; what a name says never changes.
 _MEMO: dict[str, int] = {}
 _MEMO_SIZE = 20_000
+_LONGEST = 64
+_DIGITS = "0123456789"
 
 
 def word_flags(attributes: str) -> int:
-    """The bits of `WORD_FLAGS` that the names of an element speak of; `attributes` is the tag after its name."""
+    """The bits of `WORD_FLAGS` that the names of an element speak of; `attributes`: the tag in lower case."""
     flags = 0
-    for one, two, three in _NAMED.findall(attributes):
-        for word in (one or two or three).split():
-            known = _MEMO.get(word)
-            if known is None:
-                known = _name_flags(word)
-                if len(_MEMO) >= _MEMO_SIZE:
-                    _MEMO.clear()
-                if len(word) <= 64:
-                    _MEMO[word] = known
-            flags |= known
+    for value in _NAMED.findall(attributes):
+        known = _MEMO.get(value)
+        flags |= _value_flags(value) if known is None else known
     return flags
+
+
+def _value_flags(value: str) -> int:
+    flags = 0
+    # The words that names are made of repeat even more: names not seen before are mostly made of known ones.
+    for word in value.strip("\"'").replace("-", " ").split():
+        known = _MEMO.get(word)
+        if known is None:
+            # Numbered names ("item1234") say the same whatever their number.
+            stem = word.rstrip(_DIGITS)
+            name = stem + "0" if len(stem) < len(word) else word
+            known = _MEMO.get(name)
+            if known is None:
+                known = 0
+                for found in _find_words(name):
+                    known |= _SAYS[found]
+                _remember(name, known)
+        flags |= known
+    _remember(value, flags)
+    return flags
+
+
+def _remember(name: str, flags: int) -> None:
+    if len(name) <= _LONGEST:
+        if len(_MEMO) >= _MEMO_SIZE:
+            _MEMO.clear()
+        _MEMO[name] = flags
 
 
 def forget() -> None:
@@ -110,188 +130,6 @@ def forget() -> None:
     _MEMO.clear()
 
 
-def _name_flags(word: str) -> int:
-    flags = 0
-    for found in _WORD.finditer(word.lower()):
-        flags |= _GROUP_FLAGS[found.lastgroup or ""]
-    return flags
-
-
 def is_hidden(attributes: str) -> bool:
     """Whether an element says of itself that it is not shown."""
     return _HIDDEN.search(attributes) is not None
-
-
-# A tag, read: what it does, whether it starts an element, its name, its flags (for a link: has an address), hidden, its
-# place in `SLOTS` (-1: none), the kind of the text in it (0: none of its own).
-Tag = tuple[int, bool, str, int, bool, int, int]
-_IS_TEXT: Tag = (TEXT, False, "", 0, False, -1, 0)
-ADDRESS: Tag = (LINK, True, "a", 1, False, -1, 0)
-ANCHOR: Tag = (LINK, True, "a", 0, False, -1, 0)
-_NAME = re.compile(r"[a-zA-Z][^\s/>]*")
-_VALUE = re.compile(r"=\s*(?:\"[^\"]*(\"?)|'[^']*('?))")
-# Whole pages hide these until a script has run.
-_NEVER_HIDDEN = frozenset(("body", "html", "main", "article"))
-_ACTION = {"a": LINK, "button": LINK, "br": BREAK, "hr": RULE, "code": CODE, "kbd": CODE, "samp": CODE}
-_ACTION |= dict.fromkeys(CONTAINERS, BLOCK)
-_ACTION |= dict.fromkeys(RAW_TEXT, RAW) | dict.fromkeys(DROPPED, DROP)
-
-
-# A tag that only formats a line. Compared by identity.
-NOTHING: Tag = (INLINE, True, "", 0, False, -1, 0)
-
-_FORMATTING = (
-    "b", "i", "em", "strong", "span", "font", "u", "s", "small", "sup", "sub", "big", "tt", "cite", "q", "abbr",
-    "label", "time", "mark", "ins", "del", "wbr", "img")
-
-# How the most frequent tags with attributes begin, none of which starts a block: links, images, spans, icons.
-FREQUENT = frozenset((
-    "a hr", "a cl", "a ta", "a id", "a ti", "a re", "img ", "span", "meta", "link", "inpu", "path", "i cl", "font",
-    "stro", "time", "labe", "use ", "rect", "circ", "poly"))
-
-
-def _plain_tags() -> dict[str, Tag]:
-    """Tags without attributes, the same in every page."""
-    known: dict[str, Tag] = {}
-    for name in _FORMATTING:
-        known[name] = known["/" + name] = known[name.upper()] = known["/" + name.upper()] = NOTHING
-    return known
-
-
-def inline_tag(head: str) -> Tag:
-    """What `NOTHING` leaves out: the name of a tag that formats a line, and whether it starts."""
-    found = _NAME.match(head, 1 if head[:1] == "/" else 0)
-    name = found[0].lower() if found else ""
-    return INLINE, head[:1] != "/" and bool(name) and name not in VOID, name, 0, False, -1, 0
-
-
-class Tags:
-    """The pieces of a page between its `<` signs, and the meaning of the tag that each begins with.
-
-    Tags that are written alike are read once: `known` maps what stands between `<` and `>` to its `Tag`.
-    """
-
-    def __init__(self, html: str) -> None:
-        self.parts = html.split("<")
-        self.known = dict(_PLAIN)
-        self.steps = 0
-        self._spent: set[str] = set()
-
-    def read(self, part: str, at: int) -> tuple[Tag, str, str, int]:
-        """The tag at the start of `part`, what stands in it, the text after it, and the next piece to read.
-
-        `at` is the number of the piece after `part`; it moves on where a comment or a quoted value runs over `<`.
-        """
-        head, closed, text = part.partition(">")
-        sign = head[:1]
-        if sign == "!" or sign == "?":
-            return self._declaration(part, head, text, at)
-        ending = sign == "/"
-        found = _NAME.match(head, 1 if ending else 0)
-        if found is None:
-            if ending:
-                return NOTHING, head, text, at
-            return _IS_TEXT, "", "<" + part, at
-        name = found[0].lower()
-        kind = _ACTION.get(name, INLINE)
-        if ending:
-            if kind in (INLINE, RAW, RULE) or name in VOID:
-                tag = NOTHING
-            else:
-                tag = (kind, False, name, 0, False, SLOTS.get(name, -1), 0)
-            if closed:
-                self.known[head] = tag
-            return tag, head, text, at
-        attributes = head[found.end():]
-        if '"' in attributes:
-            unsure = attributes.count('"') & 1 or "'" in attributes
-        else:
-            unsure = "'" in attributes and attributes.count("'") & 1
-        if unsure:
-            quote = _open_quote(attributes)
-            if quote:
-                head, text, at = self._across(part, quote, at)
-                attributes, closed = head[found.end():], ""
-        hidden = kind == DROP
-        if attributes and not hidden and name not in _NEVER_HIDDEN:
-            lower = attributes.lower()
-            hidden = ("hidden" in lower or "none" in lower) and name not in VOID and is_hidden(attributes)
-        if kind == BLOCK:
-            bits = OWN_FLAGS.get(name, 0) | word_flags(attributes)
-            tag = (kind, True, name, bits, hidden, SLOTS.get(name, -1), KIND.get(name, 0))
-        elif kind == LINK:
-            bits = int(name == "button" or "href" in attributes.lower())
-            return (kind, True, name, bits, hidden, -1, 0), head, text, at
-        elif kind == INLINE and not hidden:
-            tag = NOTHING
-        else:
-            tag = (kind, True, name, 0, hidden, -1, 0)
-        if closed:
-            self.known[head] = tag
-        return tag, head, text, at
-
-    def _declaration(self, part: str, head: str, text: str, at: int) -> tuple[Tag, str, str, int]:
-        if not part.startswith("!--"):
-            return NOTHING, head, text, at
-        if part.startswith(("!-->", "!--->")):
-            return NOTHING, head, part.partition(">")[2], at
-        end, begin = part.find("-->", 3), at
-        while end < 0 and at < len(self.parts):
-            part = self.parts[at]
-            at += 1
-            end = part.find("-->")
-        self.steps += at - begin
-        return NOTHING, head, part[end + 3:] if end >= 0 else "", at
-
-    def _across(self, part: str, quote: str, at: int) -> tuple[str, str, int]:
-        """A tag whose quoted values hold `<` or `>`: what stands in it, the text after it, the next piece to read.
-
-        A quotation mark that never comes again is remembered, so that the rest of the page is searched once for it.
-        """
-        head, closed, text = part.partition(">")
-        pieces = [head]
-        while quote:
-            rest, begin, gathered = text, at, [closed]
-            found = -1 if quote in self._spent else rest.find(quote)
-            while found < 0 and quote not in self._spent and at < len(self.parts):
-                gathered += [rest, "<"]
-                rest = self.parts[at]
-                at += 1
-                found = rest.find(quote)
-            self.steps += at - begin
-            if found < 0:
-                self._spent.add(quote)
-                at = begin
-                break
-            section, closed, text = rest[found + 1:].partition(">")
-            sections = [section]
-            while not closed and at < len(self.parts):
-                # The value is closed, but `<` comes before `>`: the tag goes on.
-                section, closed, text = self.parts[at].partition(">")
-                sections += ["<", section]
-                at += 1
-                self.steps += 1
-            pieces += [*gathered, rest[:found + 1], *sections]
-            quote = _open_quote("".join(sections))
-        return "".join(pieces), text, at
-
-    def skip(self, name: str, at: int) -> tuple[str, int]:
-        """The text after the end tag of a raw text element, and the next piece to read; the end of the page ends it."""
-        ends, size, parts, length = "/" + name, len(name) + 1, self.parts, len(self.parts)
-        while at < length:
-            part = parts[at]
-            at += 1
-            if part.startswith("/") and part[:size].lower() == ends and part[size:size + 1] in "> \t\r\n\f/":
-                return part.partition(">")[2], at
-        return "", at
-
-
-def _open_quote(attributes: str) -> str:
-    """The quotation mark of a value that is still open at the end."""
-    for found in _VALUE.finditer(attributes):
-        if not found[1] and not found[2]:
-            return found[0].lstrip("= \t\r\n\f")[:1]
-    return ""
-
-
-_PLAIN = _plain_tags()

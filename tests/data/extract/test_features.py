@@ -45,7 +45,7 @@ def plain(page: Page) -> list[dict[str, float]]:
         one["link share"], one["links"] = linked[block] / chars, math.log1p(page.links[block])
         one["digit share"] = sum(letter.isdecimal() for letter in text) / chars if chars < 200 else 0
         one["ends a sentence"], one["starts upper"] = text[-1] in TERMINAL, text[0].isupper()
-        one["phrase"] = chars < 200 and bool(PHRASES.search(text.lower()))
+        one["phrase"] = chars < 200 and any(phrase in text.lower() for phrase in PHRASES)
         one["lines"], one["no chars in links"] = math.log1p(text.count("\n")), math.log1p(free)
         one["position"], one["text before"] = block / len(size), sum(good[:block]) / total_good
         if h1:
@@ -121,6 +121,17 @@ def test_classifier_equals_plain_loops(body: list[tuple[str, str, bool, bool]]) 
     chosen = load()
     assert chosen(x) == pytest.approx(
         1 / (1 + np.exp(-np.mean([slowly(layers, x) for layers in chosen.members], axis=0))), abs=1e-4)
+
+
+def test_pages_longer_than_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = segment("<h1>Title</h1>" + "".join(f"<p>{'word ' * (number % 17)}, and an end.</p>" for number in range(80)))
+    x = features(page, [len(text) for text in page.texts])
+    whole = load()(x)
+    assert len(x) > 2 * classifiers.ROWS
+    assert whole == pytest.approx(
+        1 / (1 + np.exp(-np.mean([slowly(layers, x) for layers in load().members], axis=0))), abs=1e-4)
+    monkeypatch.setattr(classifiers, "ROWS", 1)
+    assert load()(x) == pytest.approx(whole, abs=1e-5)
 
 
 def slowly(layers: classifiers.Layers, x: np.ndarray) -> list[float]:

@@ -1,11 +1,13 @@
 """Segmentation: what belongs together, what is dropped, and that time grows with the length of the page."""
 
 import random
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gristmill.data.extract import main_text
 from gristmill.data.extract.markup import segment
 from gristmill.data.extract.tags import CONTAINERS, KINDS, RAW_TEXT, TAG_FLAGS, WORD_FLAGS
 from tests.data.extract.reference import blocks
@@ -165,6 +167,8 @@ HOSTILE = {
     "ampersands": lambda size: "&" * size + "&#" * size,
     "breaks": lambda size: "x<br>" * size,
     "hidden styles": lambda size: '<p style="' + " style='a" * size + '">x',
+    "blocks in hidden lines": lambda size: "<span hidden>" * size + "<div></div>" * size,
+    "links in hidden lines": lambda size: "<div>" * size + "<span hidden>" * size + "<a href=x>y</a>" * size,
     "frames in pre": lambda size: "<pre>" + "<div>x</div>" * size,
     "no tags": lambda size: "word " * size,
 }
@@ -176,6 +180,21 @@ def test_work_grows_with_length(kind: str) -> None:
     html = HOSTILE[kind](20_000)
     page = segment(html)
     assert page.steps <= 6 * (html.count("<") + 1) + 100
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_time_grows_with_length(kind: str) -> None:
+    """Eight times the page takes about eight times as long from page to text, not sixty-four times."""
+    def seconds(size: int) -> float:
+        html = HOSTILE[kind](size)
+        spent = []
+        for _ in range(2):
+            begin = time.process_time()
+            main_text(html)
+            spent.append(time.process_time() - begin)
+        return min(spent)
+
+    assert seconds(8_000) < 30 * max(seconds(1_000), 0.005)
 
 
 def test_hundred_thousand_deep() -> None:

@@ -11,8 +11,8 @@ from gristmill.data.classifier.features import Features
 from gristmill.data.classifier.fit import Fitted
 from gristmill.data.classifier.model import Classifier
 from gristmill.data.ngram.training import train
-from gristmill.data.signals import Batch
 from gristmill.data.rules import spared
+from gristmill.data.signals import Batch
 from gristmill.data.signals.learned import (
     Learned,
     LearnedClassifier,
