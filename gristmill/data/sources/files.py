@@ -7,7 +7,9 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import IO, Any, Literal, cast
 
 import pyarrow as pa
@@ -59,6 +61,9 @@ class Files:
     path: str
     """A file, a folder (read whole, sorted), or a glob such as `texts/**/*.md`, local (`~` is the home folder) or
     behind a URL (s3://, gs://, hf://, https://). Archives (.zip, .tar, .tar.gz ...) are read as folders are."""
+    only: list[str] = field(default_factory=list)
+    """Of a folder, glob or archive only the files whose name (or path in the archive) fits one of these patterns, e.g.
+    ["*.html"]; all, if empty."""
     name: str = ""
     """How the source is called in ids and reports; the kind, if empty."""
     column: str = "text"
@@ -78,6 +83,9 @@ class Files:
     """keep: Markdown and reStructuredText as written; strip: their plain text."""
     license: str = "unknown"
     """What the data card says about the right to use these files; a record's own licence stands over it."""
+    find_license: bool = False
+    """Pages: where `license` is unknown, take over the licence that the page states (a link to Creative Commons,
+    rel="license", a sentence); it is mostly in the footer, which is no longer there when the text is read."""
     language: str = ""
     """ISO 639-1 code, if all the files are in one known language; otherwise it is detected."""
     domain: str = ""
@@ -97,7 +105,16 @@ class Files:
 
     def inputs(self) -> list[Input]:
         """Every file that will be read, sorted; raises UserError if there is none."""
-        return list_inputs(self.path, KNOWN)
+        found = list_inputs(self.path, KNOWN)
+        chosen = [item for item in found if is_archive(item) or self._wanted(item.name)]
+        if not chosen:
+            raise UserError(f"none of the {len(found)} files here fits `only`", where=self.path,
+                            fix=f"the first is called {found[0].name}")
+        return chosen
+
+    def _wanted(self, name: str) -> bool:
+        return not self.only or any(fnmatchcase(name, pattern) or fnmatchcase(PurePosixPath(name).name, pattern)
+                                    for pattern in self.only)
 
     def ranges(self, item: Input, size: int) -> list[Range]:
         """Byte ranges of JSON lines (of the unpacked bytes, if they are compressed), Parquet, Arrow, zip and plain tar;
@@ -114,7 +131,7 @@ class Files:
         if not is_archive(item):
             yield from self._file(_Open(item, lambda: open_input(item), part.start, part.stop), source)
             return
-        for member in members(item, part.start, part.stop, _readable):
+        for member in members(item, part.start, part.stop, lambda name: _readable(name) and self._wanted(name)):
             if isinstance(member.content, Damaged):
                 yield Reject(self._document(member.input, source), *member.content.said)
             else:
@@ -163,7 +180,7 @@ class Files:
             return Reject(document, "unreadable_bytes", str(problem))
         self._describe(document, kind, encoding)
         if kind in HTML:
-            return _page(text, document)
+            return _page(text, document, find_license=self.find_license)
         if self.markup == "strip" and kind in MARKDOWN | RST:
             text = plain_markdown(text) if kind in MARKDOWN else plain_rst(text)
         document.text = text
@@ -322,9 +339,13 @@ def _readable(name: str) -> bool:
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,500})</title", re.IGNORECASE)
 
 
-def _page(text: str, document: Document) -> Document:
+def _page(text: str, document: Document, *, find_license: bool) -> Document:
     """The main text of an HTML page."""
     from gristmill.data.extract import main_text
+    from gristmill.data.signals.licences import stated_license
+
+    if find_license and document.metadata["license"] == "unknown":
+        document.metadata["license"] = stated_license(text) or "unknown"
 
     if title := _TITLE.search(text, 0, 1 << 16):
         document.metadata["title"] = " ".join(html.unescape(title[1]).split())

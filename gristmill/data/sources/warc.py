@@ -54,6 +54,9 @@ class Warc:
     """How the source is called in ids and reports; the kind, if empty."""
     license: str = "unknown"
     """What the data card says about the right to use these pages; the pages of a crawl belong to their authors."""
+    find_license: bool = False
+    """Pages: where `license` is unknown, take over the licence that the page states (a link to Creative Commons,
+    rel="license", a sentence); it is mostly in the footer, which is no longer there when the text is read."""
     language: str = ""
     """ISO 639-1 code, if all the pages are in one known language; otherwise it is detected."""
     domain: str = ""
@@ -176,7 +179,10 @@ class Warc:
             document.metadata["encoding"] = encoding
         if kind in HTML:
             from gristmill.data.extract import main_text
+            from gristmill.data.signals.licences import stated_license
 
+            if self.find_license and document.metadata.get("license", "unknown") == "unknown":
+                document.metadata["license"] = stated_license(text) or "unknown"
             if title := page_title(text):
                 document.metadata["title"] = title
             try:

@@ -412,3 +412,29 @@ def test_novels_and_reviews_of_the_shared_data() -> None:
     found = [d for part in parts for d in source.read(part, "files")]
     assert Counter(type(d) for d in found) == {Document: 2000}
     assert len({d.id for d in found if isinstance(d, Document)}) == 2000
+
+
+def test_only_files_whose_name_fits(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("one.txt", "two.md", "a/three.txt"):
+        (tmp_path / name).write_text(name)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("four.txt", "a/five.md"):
+            archive.writestr(name, name)
+    assert [d.text for d in read(tmp_path, only=["*.txt"])[0]] == ["a/three.txt", "one.txt", "four.txt"]
+    assert [d.text for d in read(tmp_path, only=["five.md", "one.*"])[0]] == ["one.txt", "a/five.md"]
+    assert [d.text for d in read(tmp_path, only=["a/*"])[0]] == ["a/three.txt", "a/five.md"]
+    (tmp_path / "x.zip").unlink()
+    with pytest.raises(UserError, match="none of the 3 files here fits `only`"):
+        read(tmp_path, only=["*.pdf"])
+
+
+@pytest.mark.parametrize(("given", "find", "found"), [
+    ("unknown", False, "unknown"), ("unknown", True, "CC-BY-4.0"), ("MIT", True, "MIT")])
+def test_the_licence_that_a_page_states(tmp_path: Path, given: str, find: bool, found: str) -> None:
+    (tmp_path / "page.html").write_text(
+        "<title>Mills</title><body><p>" + "The old mill stood by the river, and nobody had worked in it. " * 9
+        + '</p><footer><a rel="license" href="https://creativecommons.org/licenses/by/4.0/">CC BY</a></footer>')
+    [document] = read(tmp_path, license=given, find_license=find)[0]
+    assert document.metadata["license"] == found
+    assert "CC BY" not in document.text
