@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gristmill.core.config import to_plain
+from gristmill.data.pii import Pii
 from gristmill.data.sources import source_names
 
 
@@ -32,7 +33,8 @@ def data_card(stage: Any, tally: Mapping[str, Any], funnel: Mapping[str, Any]) -
         "bytes": sum(entry["bytes"] for entry in described),
         "languages": funnel["languages"],
         "processing": {
-            "decontaminate": to_plain(stage.decontaminate),
+            "pii": to_plain(stage.pii), "decontaminate": to_plain(stage.decontaminate),
+            "learned": to_plain(stage.learned),
             "normalise": to_plain(stage.normalise), "filter": to_plain(stage.filter),
             "dedup": to_plain(stage.dedup), "languages": stage.languages, "split": to_plain(stage.split),
             "sample": stage.sample, "limit_mb": stage.limit_mb,
@@ -41,10 +43,19 @@ def data_card(stage: Any, tally: Mapping[str, Any], funnel: Mapping[str, Any]) -
         "splits": funnel["splits"],
         "leakage": funnel["leakage"],
         "limits": [
-            "Nothing was removed for personal data, toxicity or licences: that is for whoever names the sources.",
+            _private(stage.pii),
+            "Nothing was removed for its licence unless a rule above says so: that is for whoever names the sources.",
             "Near-duplicates are judged by shared word 5-grams; a translation or a paraphrase is not found.",
         ],
     }
+
+
+def _private(pii: Pii) -> str:
+    """What was done about personal data, in a sentence."""
+    if pii.action in ("none", "report"):
+        return "Personal data was left in the texts." if pii.action == "report" else "Nobody looked for personal data."
+    return (f"Personal data of fixed forms ({', '.join(pii.kinds)}) was masked; names and postal addresses were not "
+            "looked for.")
 
 
 def _documents(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

@@ -25,7 +25,8 @@ from gristmill.core.stage import StageContext, stage
 from gristmill.data.decide import Filter, Rule
 from gristmill.data.decontaminate import Contamination, ContaminationReport, Decontaminate
 from gristmill.data.dedup.repeats import RepeatedLines, RepeatedStretches
-from gristmill.data.executors import run_tasks
+from gristmill.data.executors import available_cores, run_tasks
+from gristmill.data.needs import estimate
 from gristmill.data.normalise import Normalise
 from gristmill.data.pii import Pii
 from gristmill.data.read import JOB, evaluation_files, evaluation_index, signal_columns
@@ -201,6 +202,9 @@ class Data:
         for path in folder.glob("*"):  # begun with another config or with other files
             if path.name.split(".")[0] not in wanted:
                 path.unlink()
+        needs = estimate(listing, len(units), context.runtime.workers or available_cores(), self._share(listing))
+        for line in (needs.line(), *needs.warnings(context.work)):
+            context.progress.say(f"  {line}")
         tasks = [
             {"source": to_plain(listing.sources[unit.source]), "name": listing.names[unit.source],
              "parts": unit.plain(), "target": str(target), "options": options}

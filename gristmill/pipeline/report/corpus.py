@@ -7,6 +7,7 @@ from typing import Any
 
 from gristmill.core.errors import GristmillError
 from gristmill.core.files import read_json
+from gristmill.data.dedup.report import first_difference
 from gristmill.pipeline.report.charts import Series, bins, histogram, line_chart
 from gristmill.pipeline.report.formatting import clip, count, percent
 from gristmill.pipeline.report.run import Missing, Run, Stage
@@ -15,7 +16,8 @@ from gristmill.pipeline.report.tokenizer_measures import measures
 
 PHASES = {"collect": "read", "pii": "little personal data", "decontaminate": "not in evaluation sets",
           "sample": "in the sample", "filter": "good enough", "url": "one a URL", "exact": "no exact copies",
-          "near": "no near-duplicates", "repeats": "without repeats"}
+          "near": "no near-duplicates", "repeats": "without repeats",
+          "originals and made": "originals and made", "augment": "good enough"}
 EXAMPLES, EXAMPLE_CHARACTERS, REASONS, SHARES = 4, 420, 12, 8
 TOKEN_EDGES = [0, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
 COUNTED_TOKENS = 50_000_000
@@ -79,6 +81,7 @@ def _corpus(stage: Stage) -> dict[str, Any]:
         "alarms": funnel.get("alarms") or [],
         "duplicates": _duplicates(stage.json("duplicates.json") or {}),
         "repeats": _repeats((stage.json("duplicates.json") or {}).get("repeats") or {}),
+        "augmented": _augmented(stage.json("augment.json") or {}),
         "contamination": (stage.json("contamination.json") or {}).get("tasks") or {},
         "signals": signal_panels(stage.json("signals.json") or {}),
         "splits": funnel.get("splits") or {},
@@ -110,6 +113,25 @@ def _repeats(repeats: dict[str, Any]) -> list[dict[str, Any]]:
         lines = [f"{count(times)} ×: {clip(line, 120)}" for line, times in (shown.get("lines") or [])[:3]]
         found.append({"source": source, **counts,
                       "examples": lines + [clip(one["text"], 160) for one in (shown.get("stretches") or [])[:2]]})
+    return found
+
+
+def _augmented(augment: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each method of augmentation: what it made, what was rejected, and pairs of originals and made texts."""
+    found = []
+    for method in augment.get("methods") or []:
+        similarity = method.get("similarity") or {}
+        pronouns = method.get("pronouns") or {}
+        found.append({
+            "name": method["name"], "taken": method["documents_taken"], "made": method["made"]["documents"],
+            "bytes": method["made"]["bytes"], "similarity": similarity.get("median"),
+            "rejected": sorted((method.get("rejected") or {}).items(), key=lambda item: -item[1])[:4],
+            "models": ", ".join(method.get("models") or []),
+            "pronouns": [f"{when}: she {count(pronouns[when]['she'])}, he {count(pronouns[when]['he'])}"
+                         for when in ("before", "after") if when in pronouns],
+            "pairs": [(e["of"], *first_difference(e["original"], e["made"]))
+                      for e in method.get("examples") or [] if not e.get("reason")][:2],
+        })
     return found
 
 
