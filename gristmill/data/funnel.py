@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,28 +107,43 @@ def funnel(tally: Tally, read: Mapping[str, Any], clusters: Mapping[str, Any],
     }
 
 
-def leakage(ngrams: Callable[[], Iterable[tuple[np.ndarray, int]]], sampled: int) -> dict[str, Any]:
+Grams = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Some documents' n-grams, one document after the other (n-grams,) uint64, each document's sorted and different; how
+many each has (documents,); and the number of its split, or -1 (documents,)."""
+
+
+def leakage(batches: Callable[[], Iterable[Grams]], sampled: int) -> dict[str, Any]:
     """How much of each held-out split was seen in training, in word n-grams.
 
-    ngrams: gives (sorted set of n-gram hashes, number of the split or -1) of every document, as often as it is called.
-    sampled: only hashes that this divides are looked at. For each held-out split: `shared`, the share of its n-grams
-    (counted once a document) that some training document has; `documents_over_half`, how many of its documents have
-    more than half of theirs in training.
+    batches: gives the n-grams of all documents, as often as it is called. sampled: only hashes that this divides are
+    looked at. For each held-out split: `shared`, the share of its n-grams (counted once a document) that some training
+    document has; `documents_over_half`, how many of its documents have more than half of theirs in training. Memory: 24
+    bytes for each n-gram of train that is looked at.
     """
-    def of(wanted: Callable[[int], bool]) -> Iterable[tuple[np.ndarray, int]]:
-        return ((grams[grams % np.uint64(sampled) == 0], split) for grams, split in ngrams() if wanted(split))
+    def chosen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for values, sizes, splits in batches():
+            document = np.repeat(np.arange(len(sizes)), sizes)
+            there = values % np.uint64(sampled) == 0
+            yield values[there], document[there], splits
 
-    train = [grams for grams, _ in of(lambda split: split == SPLITS.index("train"))]
+    train = SPLITS.index("train")
     # The last number gives every n-gram a place to look at.
-    seen = np.unique(np.concatenate([*train, np.array([2**64 - 1], np.uint64)]))
-    del train
-    counts = {split: [0, 0, 0] for split in range(len(SPLITS))}
+    seen = np.unique(np.concatenate([np.array([2**64 - 1], np.uint64), *(
+        values[splits[document] == train] for values, document, splits in chosen())]))
+    totals, shared, over = (np.zeros(len(SPLITS), np.int64) for _ in range(3))
     present = set()
-    for grams, split in of(lambda split: split > SPLITS.index("train")):
-        present.add(split)
-        if len(grams):
-            hits = int((seen[np.searchsorted(seen, grams)] == grams).sum())
-            for place, value in enumerate((len(grams), hits, int(hits * 2 > len(grams)))):
-                counts[split][place] += value
-    return {SPLITS[split]: {"shared": round(hits / max(total, 1), 6), "documents_over_half": over}
-            for split, (total, hits, over) in counts.items() if split in present}
+    for values, document, splits in chosen():
+        present.update(np.unique(splits).tolist())
+        held_out = splits[document] > train
+        values, document = values[held_out], document[held_out]
+        hits = seen[np.searchsorted(seen, values)] == values
+        of_document = np.bincount(document, minlength=len(splits))
+        hits_of_document = np.bincount(document, hits, minlength=len(splits)).astype(np.int64)
+        for split in range(train + 1, len(SPLITS)):
+            own = splits == split
+            totals[split] += of_document[own].sum()
+            shared[split] += hits_of_document[own].sum()
+            over[split] += (2 * hits_of_document[own] > of_document[own]).sum()
+    return {SPLITS[split]: {"shared": round(int(shared[split]) / max(int(totals[split]), 1), 6),
+                            "documents_over_half": int(over[split])}
+            for split in sorted(present) if split > train}

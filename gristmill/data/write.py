@@ -267,11 +267,14 @@ def _leakage(selection: Selection) -> dict[str, Any]:
     sizes = (pc.sum(pc.binary_length(table["ngrams"])).as_py() for _, table in selection.tables(["ngrams"]))
     thinner = 1 << (sum(size or 0 for size in sizes) // 8 // MOST_NGRAMS).bit_length()
     return {"sampled": LEAKAGE_SAMPLED * thinner, **leakage(
-        lambda: ((np.frombuffer(grams, np.uint64), split)
-                 for start, table in selection.tables(["ngrams"])
-                 for grams, split in zip(table["ngrams"].to_pylist(),
-                                         selection.split_of[start:start + len(table)].tolist(), strict=True)),
-        LEAKAGE_SAMPLED * thinner)}
+        lambda: ((*_flat(table["ngrams"]), selection.split_of[start:start + len(table)])
+                 for start, table in selection.tables(["ngrams"])), LEAKAGE_SAMPLED * thinner)}
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The uint64 numbers in a column of binary values, one value after the other, and how many each has."""
+    sizes = pc.binary_length(column).to_numpy() // 8
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint64), sizes
 
 
 class _Outputs(contextlib.AbstractContextManager["_Outputs"]):

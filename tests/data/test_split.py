@@ -1,9 +1,13 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.core.errors import UserError
+from gristmill.data.documents import SPLITS
+from gristmill.data.funnel import Grams, leakage
 from gristmill.data.split import Split, assign, join
 
 NAMES = [f"cluster doc{i}" for i in range(2000)]
@@ -47,3 +51,27 @@ def test_units_join_clusters_and_groups() -> None:
 def test_impossible_shares_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"valid|test"):
         Split(**bad)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sets(st.integers(0, 60)), st.integers(-1, 2)), max_size=14), st.integers(1, 3),
+       st.integers(0, 14))
+def test_leakage_counts_what_held_out_documents_share_with_train(
+    rows: list[tuple[set[int], int]], sampled: int, cut: int
+) -> None:
+    def batches() -> Iterator[Grams]:
+        for part in (rows[:cut], rows[cut:]):
+            yield (np.array([gram for grams, _ in part for gram in sorted(grams)], np.uint64),
+                   np.array([len(grams) for grams, _ in part], np.int64), np.array([s for _, s in part], np.int64))
+
+    found = leakage(batches, sampled)
+    kept = [({gram for gram in grams if gram % sampled == 0}, split) for grams, split in rows]
+    train = set().union(*(grams for grams, split in kept if split == 0))
+    assert set(found) == {SPLITS[split] for _, split in rows if split > 0}
+    for split in (1, 2):
+        own = [grams for grams, of in kept if of == split]
+        if own:
+            total = sum(map(len, own))
+            assert found[SPLITS[split]] == {
+                "shared": round(sum(len(grams & train) for grams in own) / max(total, 1), 6),
+                "documents_over_half": sum(2 * len(grams & train) > len(grams) for grams in own)}

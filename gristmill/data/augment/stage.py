@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gristmill.data.augment.methods import AnyMethod
 from gristmill.data.augment.report import Account, augment_json, card_json, examples_json, funnel_json
 from gristmill.data.augment.units import tally_row
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS
-from gristmill.data.funnel import Tally, leakage, merge
+from gristmill.data.funnel import Grams, Tally, leakage, merge
 from gristmill.data.read import LEAKAGE_SAMPLED, Rows
 
 
@@ -132,15 +132,14 @@ def write_corpus(found: Found, making: Making, corpus: Path, context: StageConte
     }
 
 
-def _grams(made: Iterable[np.ndarray], found: Found) -> Iterator[tuple[np.ndarray, int]]:
-    """(n-grams, number of the split) of made documents, as if they were train, and of held-out ones."""
-    for one in made:
-        yield one, SPLITS.index("train")
+def _grams(made: Sequence[np.ndarray], found: Found) -> Iterator[Grams]:
+    """The n-grams of made documents, as if they were train, and of held-out ones."""
+    if made:
+        yield np.concatenate(made), np.array([len(one) for one in made]), np.full(len(made), SPLITS.index("train"))
     for path, split in zip(found.arrays, found.splits, strict=True):
         if split != "train":
             arrays = np.load(path)
-            for one in np.split(arrays["grams"], np.cumsum(arrays["sizes"])[:-1]) if len(arrays["sizes"]) else []:
-                yield one, SPLITS.index(split)
+            yield arrays["grams"], arrays["sizes"], np.full(len(arrays["sizes"]), SPLITS.index(split))
 
 
 def _if_there(path: Path) -> dict[str, Any]:
