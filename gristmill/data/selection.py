@@ -24,10 +24,10 @@ from gristmill.data.dedup.near import Near, near_duplicates
 from gristmill.data.dedup.repeats import Edited, RepeatedLines, RepeatedStretches, Run, edit_repeats
 from gristmill.data.dedup.report import STEPS, dedup_report
 from gristmill.data.dedup.texts import ParquetTexts
-from gristmill.data.documents import SPLITS, read_table
+from gristmill.data.documents import read_table
 from gristmill.data.normalise import is_code
 from gristmill.data.read import MEASURED
-from gristmill.data.split import Split, assign, join
+from gristmill.data.split import Split, assign, join, point
 
 PHASES = ("stays", "sample", "filter", "url", "exact", "near", "repeats")
 """Where a document was dropped, in the order in which they are asked."""
@@ -162,9 +162,7 @@ class Selection:
         groups, names = self._labelled("group") if options.groups else (np.full(self.count, -1), [])
         units = join(self.cluster[kept], groups[kept], len(names))
         leads, index = np.unique(units, return_inverse=True)
-        labels = self._labels(leads, self.cluster[kept], groups[kept], units, names)
-        chosen = assign(labels, seed, options)
-        self.split_of[kept] = np.array([SPLITS.index(chosen[label]) for label in labels], np.int8)[index]
+        self.split_of[kept] = assign(self._points(leads, groups[kept], units, names, seed), options)[index]
         self.unit_bytes = np.bincount(index, weights=self.bytes[kept]).astype(np.int64)
 
     def duplicates(self) -> dict[str, Any]:
@@ -204,15 +202,22 @@ class Selection:
                 found[start:start + len(table)] = np.array(local)[values.indices.to_numpy()]
         return found, [name for name in names if name]
 
-    def _labels(self, leads: np.ndarray, clusters: np.ndarray, groups: np.ndarray, units: np.ndarray,
-                names: list[str]) -> list[str]:
-        """The name of each unit: its first group by name, or else the id of its first document."""
+    def _points(self, leads: np.ndarray, groups: np.ndarray, units: np.ndarray, names: list[str],
+                seed: int) -> np.ndarray:
+        """(leads,) the point of each unit, whose name is its first group by name, or else the id of its first
+        document."""
         smallest: dict[int, str] = {}
         for unit, group in set(zip(units[groups >= 0].tolist(), groups[groups >= 0].tolist(), strict=True)):
             smallest[unit] = min(smallest.get(unit, names[group]), names[group])
-        alone = [lead for lead in leads.tolist() if lead not in smallest]
-        ids = self.ids(alone)
-        return [f"group {smallest[lead]}" if lead in smallest else f"cluster {ids[lead]}" for lead in leads.tolist()]
+        points = np.full(len(leads), np.nan)
+        grouped = np.searchsorted(leads, np.array(sorted(smallest), np.int64))
+        points[grouped] = [point(f"group {smallest[unit]}", seed) for unit in sorted(smallest)]
+        for start, table in self.tables(["id"]):
+            first, last = np.searchsorted(leads, [start, start + len(table)])
+            alone = np.arange(first, last)[np.isnan(points[first:last])]
+            ids = table["id"].take(pa.array(leads[alone] - start)).to_pylist()
+            points[alone] = [point(f"cluster {id}", seed) for id in ids]
+        return points
 
     def _best_first(self) -> np.ndarray:
         """Kept documents, the longest first; of equally long ones the first that was read."""

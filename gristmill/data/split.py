@@ -6,7 +6,7 @@ The unit's split is a pure function of its name and the seed: adding documents m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.core.seeds import fraction
 from gristmill.data.dedup.clusters import connected
+from gristmill.data.documents import SPLITS
 
 
 @config
@@ -52,34 +53,43 @@ def join(clusters: np.ndarray, groups: np.ndarray, group_count: int) -> np.ndarr
     return names[np.array(root, np.int64)[index]] if len(names) else clusters
 
 
+def point(unit: str, seed: int) -> float:
+    """Where a unit lies in [0, 1): by its name and the seed alone."""
+    return fraction(seed, "split", unit)
+
+
 def choose(unit: str, seed: int, shares: Mapping[str, float]) -> str:
     """The split of one unit."""
-    point, start = fraction(seed, "split", unit), 0.0
+    place, start = point(unit, seed), 0.0
     for name, share in shares.items():
-        if start <= point < start + share:
+        if start <= place < start + share:
             return name
         start += share
     return "train"
 
 
-def assign(unit_names: Sequence[str], seed: int, split: Split) -> dict[str, str]:
-    """unit -> split. In a small corpus a split that hashes leave empty gets the unit that came nearest to it.
+def assign(points: np.ndarray, split: Split) -> np.ndarray:
+    """(units,) int8, numbers in `SPLITS`, from the units' points (`point`), as `choose` says. In a small corpus a split
+    that hashes leave empty gets the unit with the smallest point of the split that has most.
 
     Raises UserError if there are fewer units than splits.
     """
     shares = split.shares()
-    names = sorted(set(unit_names))
-    chosen = {unit: choose(unit, seed, shares) for unit in names}
-    if len(names) < len(shares) + 1:
+    wanted = [SPLITS.index(name) for name in ("train", *shares)]
+    if len(points) < len(wanted):
         raise UserError(
-            f"{len(names)} independent document(s) cannot be split into {', '.join(['train', *shares])}", where="split",
+            f"{len(points)} independent document(s) cannot be split into {', '.join(SPLITS[one] for one in wanted)}",
+            where="split",
             fix="give more documents, cut long ones (`piece_kb: 16` on a source of kind files), "
                 "or set `split: {valid: 0, test: 0}`",
         )
-    for wanted in ("train", *shares):
-        if wanted not in chosen.values():
-            counts = {name: list(chosen.values()).count(name) for name in ("train", *shares)}
-            giving = max(counts, key=lambda name: counts[name])
-            nearest = min((u for u in names if chosen[u] == giving), key=lambda u: fraction(seed, "split", u))
-            chosen[nearest] = wanted
+    chosen, start = np.full(len(points), wanted[0], np.int8), 0.0
+    for name, share in shares.items():
+        chosen[(points >= start) & (points < start + share)] = SPLITS.index(name)
+        start += share
+    for one in wanted:
+        if not (chosen == one).any():
+            giving = max(wanted, key=lambda other: int((chosen == other).sum()))
+            own = np.flatnonzero(chosen == giving)
+            chosen[own[points[own].argmin()]] = one
     return chosen

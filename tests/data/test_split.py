@@ -8,36 +8,42 @@ from hypothesis import strategies as st
 from gristmill.core.errors import UserError
 from gristmill.data.documents import SPLITS
 from gristmill.data.funnel import Grams, leakage
-from gristmill.data.split import Split, assign, join
+from gristmill.data.split import Split, assign, choose, join, point
 
 NAMES = [f"cluster doc{i}" for i in range(2000)]
+
+
+def splits(names: list[str], seed: int, split: Split) -> dict[str, str]:
+    chosen = assign(np.array([point(name, seed) for name in names]), split)
+    return {name: SPLITS[one] for name, one in zip(names, chosen.tolist(), strict=True)}
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**62), st.integers(50, 150))
 def test_adding_documents_moves_no_other(seed: int, count: int) -> None:
     split = Split(valid=0.2, test=0.2)
-    before, after = assign(NAMES[:count], seed, split), assign(NAMES[: count * 2], seed, split)
+    before, after = splits(NAMES[:count], seed, split), splits(NAMES[: count * 2], seed, split)
     assert all(after[name] == before[name] for name in before)
+    assert before == {name: choose(name, seed, split.shares()) for name in before}
 
 
 def test_shares_are_kept_on_average_and_seeds_matter() -> None:
-    chosen = assign(NAMES, 1, Split(valid=0.1, test=0.05))
+    chosen = splits(NAMES, 1, Split(valid=0.1, test=0.05))
     counts = {split: list(chosen.values()).count(split) / 2000 for split in ("train", "valid", "test")}
     assert counts == pytest.approx({"train": 0.85, "valid": 0.1, "test": 0.05}, abs=0.02)
-    assert assign(NAMES, 2, Split()) != assign(NAMES, 1, Split())
+    assert splits(NAMES, 2, Split()) != splits(NAMES, 1, Split())
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**62))
 def test_a_small_corpus_gets_every_split(seed: int) -> None:
-    assert sorted(assign(["a", "b", "c"], seed, Split()).values()) == ["test", "train", "valid"]
+    assert sorted(splits(["a", "b", "c"], seed, Split()).values()) == ["test", "train", "valid"]
 
 
 def test_too_few_documents_is_refused() -> None:
     with pytest.raises(UserError, match=r"(?s)1 independent document.*piece_kb"):
-        assign(["a"], 1, Split(valid=0.1, test=0))
-    assert assign(["a"], 1, Split(valid=0, test=0)) == {"a": "train"}
+        splits(["a"], 1, Split(valid=0.1, test=0))
+    assert splits(["a"], 1, Split(valid=0, test=0)) == {"a": "train"}
 
 
 def test_units_join_clusters_and_groups() -> None:
