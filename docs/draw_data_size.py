@@ -47,7 +47,7 @@ def panel(left: float, title: str, sizes: Sequence[float], lines: Sequence[tuple
         parts.append(f'<path d="M{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in places]
         if len(lines) > 1:
-            at = left + 130 + 80 * number
+            at = left + 110 + 60 * number
             parts.append(f'<circle cx="{at:.1f}" cy="12" r="3" fill="{colour}"/>'
                          f'<text x="{at + 8:.1f}" y="16" fill="{GREY}">{label}</text>')
     return "\n".join(parts)
