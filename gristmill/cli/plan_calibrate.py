@@ -139,8 +139,9 @@ def measuring_for(request: Request, source: Source | None, compute: Compute) -> 
     from gristmill.training.optimizers import OptimizerConfig
 
     stage = source.stage if source is not None else None
-    training = stage.training if stage is not None else TrainingConfig(
-        optimizer=OptimizerConfig(kind=request.optimizer))  # type: ignore[arg-type]
+    kind = {"momentum": "sgd", "adamw-8bit": "adamw8bit"}.get(request.optimizer, request.optimizer)
+    training = stage.training if stage is not None else TrainingConfig(optimizer=OptimizerConfig(
+        kind=kind, momentum=0.0 if request.optimizer == "sgd" else 0.95))  # type: ignore[arg-type]
     objective = source.objective if source is not None else FAMILIES[request.config.family].objective
     tokens = RandomTokens(request.config, objective, request.rows, request.row, min(request.micro_batch, request.rows))
     return Measuring(compute, training, tokens, getattr(stage, "objective", None))

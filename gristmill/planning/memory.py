@@ -13,7 +13,7 @@ from gristmill.planning.layout import Layout
 
 OPTIMIZERS: Mapping[str, tuple[float, float]] = {
     "adamw": (8, 8), "adam": (8, 8), "muon": (4, 8), "lion": (4, 4), "sgd": (0, 0), "momentum": (4, 4),
-    "adamw-8bit": (2, 2),
+    "adamw-8bit": (2, 2), "adamw8bit": (2.03, 2.03), "adafactor": (0.02, 0.02),
 }
 """Kind -> bytes of state a parameter: of the matrices inside blocks, of the others."""
 WEIGHT_BYTES: Mapping[str, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5}

@@ -12,19 +12,24 @@ from gristmill.core.config import config, require
 class ScheduleConfig:
     """How the learning rate moves over the run."""
 
-    kind: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
-    """wsd: warm up, stay, then decay linearly (arXiv:2404.06395); cosine: SGDR's half period (arXiv:1608.03983)."""
+    kind: Literal["wsd", "cosine", "linear", "inverse_sqrt", "constant"] = "wsd"
+    """wsd: warm up, stay, then decay (arXiv:2404.06395); cosine: SGDR's half period (arXiv:1608.03983); inverse_sqrt:
+    falls with the root of the step, whatever the length of the run (arXiv:1706.03762, section 5.3)."""
     warmup: float = 0.02
     """Share of the steps that warm up linearly (1 or more: a number of steps)."""
     decay: float = 0.5
     """wsd: share of the steps that decay at the end."""
+    shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    """wsd: how the decay falls; 1-sqrt falls fast first, and slowly at the end (arXiv:2405.18392)."""
     final: float = 0.0
-    """Factor of the peak at the last step."""
+    """Factor of the peak at the last step; for inverse_sqrt, which has no end, the factor below which it does not
+    fall."""
 
     def __post_init__(self) -> None:
         require(self.warmup >= 0, "warmup", "must not be negative")
         require(0 <= self.decay <= 1, "decay", "is a share of the steps, between 0 and 1")
         require(0 <= self.final <= 1, "final", "is a factor between 0 and 1")
+        require(self.shape == "linear" or self.kind == "wsd", "shape", "is the shape of the decay of wsd")
 
 
 def factor(config: ScheduleConfig, step: int, steps: int) -> float:
@@ -33,10 +38,12 @@ def factor(config: ScheduleConfig, step: int, steps: int) -> float:
     rising = min(1.0, (step + 1) / (warmup + 1))
     if config.kind == "constant":
         return rising
+    if config.kind == "inverse_sqrt":
+        return min(rising, max(config.final, math.sqrt((warmup + 1) / (step + 1))))
     start = (1 - config.decay) * steps if config.kind == "wsd" else warmup
     done = min(1.0, max(0.0, (step + 1 - start) / max(1.0, steps - start)))
-    if config.kind == "cosine":
+    if "cosine" in (config.kind, config.shape):
         falling = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * done))
     else:
-        falling = 1 - (1 - config.final) * done
+        falling = 1 - (1 - config.final) * (math.sqrt(done) if config.shape == "1-sqrt" else done)
     return min(rising, falling)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gristmill.models import Decoder, DecoderConfig
-from gristmill.training.optimizers import Muon, OptimizerConfig, build_optimizer
+from gristmill.training.optimizers import Muon, OptimizerConfig, build_optimizer, muon
 from gristmill.training.optimizers.muon import orthogonalise
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
@@ -40,7 +40,45 @@ def test_equal_shapes_in_a_batch_equal_one_at_a_time():
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96), (3, 24, 40)])
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+def test_the_size_of_batches_changes_nothing_but_rounding(shape, count, monkeypatch):
+    results = []
+    for limit in (1, 2**13, 2**26):
+        monkeypatch.setitem(muon.BATCH, "cpu", limit)
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for _ in range(count)]
+        sizes = [len(batch) for batch in muon._batches(parameters)]
+        assert sum(sizes) == count
+        assert min(sizes) >= min(2, count)
+        optimizer = Muon(parameters, lr=0.1)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.randn(shape, generator=generator)
+            optimizer.step()
+        results.append(torch.stack([p.detach() for p in parameters]))
+    # 8 bits of mantissa in five iterations, on directions whose entries are lr * 0.2 large.
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-3, rtol=0)
+
+
+def test_without_fast_bf16_the_iteration_is_the_same_in_fp32(monkeypatch):
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 24, 40)
+    low = orthogonalise(matrices)
+    monkeypatch.setattr(muon, "bf16_pays", lambda device: False)
+    exact = orthogonalise(matrices)
+    assert exact.dtype == torch.float32
+    a, b, c = muon.NEWTON_SCHULZ
+    u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    s = s / s.norm(dim=-1, keepdim=True)
+    for _ in range(5):  # the polynomial acts on the singular values alone
+        s = a * s + b * s**3 + c * s**5
+    torch.testing.assert_close(exact.double(), u * s.unsqueeze(-2) @ v, atol=1e-4, rtol=1e-4)
+    assert float((low.float() - exact).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit"])
 def test_every_parameter_has_exactly_one_rule(kind):
     model = Decoder(TINY)
     optimizer = build_optimizer(model, OptimizerConfig(kind=kind, weight_decay=0.1))
@@ -82,3 +120,18 @@ def test_the_rate_of_an_embedding_is_measured_by_its_own_weights(deviation):
     assert found["muon", None] == pytest.approx(0.3 * deviation, rel=0.1)
     assert found["adamw", None] == 0.01
     assert found["muon", 0.5] == 0.5
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"momentum": 1.0}, "momentum"), ({"epsilon": -1e-8}, "epsilon"), ({"betas": [0.9]}, "betas"),
+    ({"betas": [0.9, 1.0]}, "betas"), ({"nesterov": True}, "nesterov"),
+    ({"kind": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov")])
+def test_what_cannot_be_is_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        OptimizerConfig(**wrong)
+
+
+def test_averages_are_those_of_the_kind():
+    assert OptimizerConfig().averages == OptimizerConfig(kind="adamw").averages == (0.9, 0.95)
+    assert OptimizerConfig(kind="lion").averages == (0.9, 0.99)
+    assert OptimizerConfig(kind="lion", betas=[0.95, 0.98]).averages == (0.95, 0.98)

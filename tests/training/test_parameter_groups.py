@@ -21,7 +21,7 @@ def settings_by_name(model: Decoder, config: OptimizerConfig) -> dict[str, dict]
     return {names[p]: group for group in groups for p in group["params"]}
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("kind", ["muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit"])
 def test_the_first_rule_that_fits_a_name_holds_and_the_others_stay_as_they_were(kind):
     model = Decoder(TINY)
     rules = [GroupRule(pattern="blocks.0.mlp.*", weight_decay=0.5), GroupRule(pattern="blocks.*.mlp.*", weight_decay=0),

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 
 from gristmill.training.schedules import ScheduleConfig, factor
 
+KINDS = [("wsd", "linear"), ("wsd", "cosine"), ("wsd", "1-sqrt"), ("cosine", "linear"), ("linear", "linear"),
+         ("inverse_sqrt", "linear"), ("constant", "linear")]
+ENDING = [pair for pair in KINDS if pair[0] not in ("inverse_sqrt", "constant")]
 
-@given(kind=st.sampled_from(["wsd", "cosine", "linear", "constant"]), steps=st.integers(1, 500),
-       warmup=st.floats(0, 0.3), decay=st.floats(0, 1), final=st.floats(0, 1))
+
+@given(kind=st.sampled_from(KINDS), steps=st.integers(1, 500),
+       warmup=st.floats(0, 0.3) | st.integers(1, 50), decay=st.floats(0, 1), final=st.floats(0, 1))
 def test_factors_stay_between_zero_and_one(kind, steps, warmup, decay, final):
-    config = ScheduleConfig(kind=kind, warmup=warmup, decay=decay, final=final)
+    config = ScheduleConfig(kind=kind[0], shape=kind[1], warmup=warmup, decay=decay, final=final)
     values = [factor(config, s, steps) for s in range(steps)]
     assert all(0 <= v <= 1 for v in values)
     peak = values.index(max(values))
@@ -20,9 +24,23 @@ def test_factors_stay_between_zero_and_one(kind, steps, warmup, decay, final):
     assert all(a >= b - 1e-12 for a, b in pairwise(values[peak:]))
 
 
-@pytest.mark.parametrize("kind", ["wsd", "cosine", "linear"])
-def test_the_last_step_is_at_the_final_factor(kind):
-    assert factor(ScheduleConfig(kind=kind, final=0.1), 999, 1000) == pytest.approx(0.1, abs=1e-6)
+@pytest.mark.parametrize(("kind", "shape"), ENDING)
+def test_the_last_step_is_at_the_final_factor(kind, shape):
+    assert factor(ScheduleConfig(kind=kind, shape=shape, final=0.1), 999, 1000) == pytest.approx(0.1, abs=1e-6)
+
+
+@given(kind=st.sampled_from(KINDS), warmup=st.floats(0.01, 0.3), decay=st.floats(0.05, 1), final=st.floats(0, 1))
+def test_a_run_of_more_steps_follows_the_same_curve_without_jumps(kind, warmup, decay, final):
+    """Twice as many steps come half as far each; 1-sqrt begins, and inverse_sqrt turns, steeply, hence the root."""
+    config = ScheduleConfig(kind=kind[0], shape=kind[1], warmup=warmup, decay=decay, final=final)
+    steps = 4000
+    values = [factor(config, s, steps) for s in range(steps)]
+    bound = 1.01 / (warmup * steps) + 1.6 / (decay * steps) + (1 / (decay * steps)) ** 0.5 * (kind[1] == "1-sqrt")
+    bound += 1.6 / ((1 - warmup) * steps)
+    assert max(abs(b - a) for a, b in pairwise(values)) <= bound
+    if kind[0] != "inverse_sqrt":
+        longer = [factor(config, 2 * s + 1, 2 * steps) for s in range(0, steps, 50)]
+        assert longer == pytest.approx([values[s] for s in range(0, steps, 50)], abs=0.03)
 
 
 def test_golden_wsd():
@@ -30,3 +48,25 @@ def test_golden_wsd():
     assert factor(config, 0, 100) == pytest.approx(1 / 11)
     assert factor(config, 30, 100) == 1.0
     assert factor(config, 74, 100) == pytest.approx(0.5)
+
+
+@given(warmup=st.integers(1, 50), step=st.integers(0, 10_000))
+def test_inverse_sqrt_is_that_of_the_transformer(warmup, step):
+    """min(t^-1/2, t w^-3/2), whose peak is at w (arXiv:1706.03762, equation 3); ours is at 1, at step warmup + 1."""
+    t, peak = step + 1, warmup + 1
+    expected = min(t**-0.5, t * peak**-1.5) * peak**0.5
+    found = [factor(ScheduleConfig(kind="inverse_sqrt", warmup=warmup), step, steps) for steps in (step + 1, 10**6)]
+    assert found == pytest.approx([expected] * 2, rel=1e-12)
+    assert factor(ScheduleConfig(kind="inverse_sqrt", warmup=0.0, final=0.2), 10_000, 20_000) == 0.2
+
+
+@pytest.mark.parametrize(("shape", "quarter", "half"), [
+    ("linear", 0.75, 0.5), ("cosine", 0.8535534, 0.5), ("1-sqrt", 0.5, 0.2928932)])
+def test_golden_shapes_of_the_decay(shape, quarter, half):
+    config = ScheduleConfig(kind="wsd", shape=shape, warmup=0.0, decay=0.5)
+    assert [factor(config, s, 400) for s in (199, 249, 299, 399)] == pytest.approx([1, quarter, half, 0], abs=1e-7)
+
+
+def test_a_shape_is_for_wsd():
+    with pytest.raises(ValueError, match=r"shape.*wsd"):
+        ScheduleConfig(kind="linear", shape="1-sqrt")

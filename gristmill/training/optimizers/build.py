@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,10 @@ from torch import nn
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
+from gristmill.training.optimizers.adafactor import Adafactor
+from gristmill.training.optimizers.adamw8bit import AdamW8bit
+from gristmill.training.optimizers.joined import Joined
+from gristmill.training.optimizers.lion import Lion
 from gristmill.training.optimizers.muon import Muon
 
 
@@ -37,75 +41,69 @@ class GroupRule:
 class OptimizerConfig:
     """Which rule updates the weights."""
 
-    kind: Literal["muon", "adamw"] = "muon"
-    """muon: Muon for the matrices of the blocks, AdamW for the rest. adamw: AdamW for everything."""
+    kind: Literal["muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit"] = "muon"
+    """muon: Muon for the matrices of the blocks, AdamW for the rest. The others are for everything: adamw; adamw8bit,
+    whose states take a byte a number; lion, with one average; adafactor, with next to no state; sgd; adam. Papers,
+    memory and usual rates: docs/optimizers.md."""
     learning_rate: float = 0.01
-    """Peak learning rate of the matrices of the blocks (muon), or of everything (adamw)."""
+    """Peak learning rate of the matrices of the blocks (muon), or of everything. The default is for muon; the others
+    want their own (docs/optimizers.md)."""
     embedding_learning_rate: float | None = None
     """Peak learning rate of the embedding. Default for muon: 30 times `learning_rate` times the root mean square of
-    what each embedding starts with (docs/decisions.md, "optimizer"); for adamw: that of everything."""
+    what each embedding starts with (docs/decisions.md, "optimizer"); for the others: that of everything."""
     head_learning_rate: float | None = None
     """Peak learning rate of the output head; default: that of the matrices."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices; embeddings, norms and biases have none."""
+    """Decay of matrices; embeddings, norms and biases have none. Decoupled, but for adam and sgd, which add it to the
+    gradient (L2), as the methods were published."""
     momentum: float = 0.95
-    """Muon's momentum."""
-    betas: list[float] = (0.9, 0.95)  # type: ignore[assignment]
-    """AdamW's averages of gradient and squared gradient."""
+    """Muon's or SGD's momentum."""
+    nesterov: bool = False
+    """sgd: step from where the momentum leads (Sutskever et al. 2013). Muon always does."""
+    betas: list[float] | None = None
+    """Averages of gradient and squared gradient, default [0.9, 0.95]; lion: of update and momentum, default
+    [0.9, 0.99]."""
     epsilon: float = 1e-8
-    """AdamW's guard against division by zero."""
+    """Adam's guard against division by zero."""
     groups: list[GroupRule] = ()  # type: ignore[assignment]
     """Exceptions by name, e.g. {pattern: "blocks.*.mlp.*", weight_decay: 0.1}; the first that fits holds."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", "must be positive")
         require(self.weight_decay >= 0, "weight_decay", "must not be negative")
-        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
-
-
-RATE = "peak_lr"
-
-
-class Joined(torch.optim.Optimizer):
-    """Several optimizers that step as one; groups keep their own peak learning rate and name."""
-
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
-        self.defaults: dict[str, Any] = {}
+        require(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
+        require(self.epsilon >= 0, "epsilon", "must not be negative")
+        require(not self.nesterov or (self.kind == "sgd" and self.momentum > 0), "nesterov",
+                "is for sgd with momentum")
+        require(self.betas is None or (len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)), "betas",
+                "two numbers in [0, 1)")
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return [group for part in self.parts for group in part.param_groups]
+    def averages(self) -> tuple[float, float]:
+        """`betas`, or the kind's own."""
+        first, second = self.betas or ([0.9, 0.99] if self.kind == "lion" else [0.9, 0.95])
+        return first, second
 
-    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
-        for part in self.parts:
-            part.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
+Groups = list[dict[str, Any]]
 
-    def tensors(self, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
-        """State by parameter name, `<parameter>/<quantity>`, and peak rates, which may follow from first weights."""
-        state = {
-            f"{names[parameter]}/{key}": value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
-            for part in self.parts
-            for parameter, state in part.state.items()
-            for key, value in state.items()
-        }
-        return state | {f"{names[parameter]}/{RATE}": torch.tensor(group["peak_lr"], dtype=torch.float64)
-                        for group in self.param_groups for parameter in group["params"]}
 
-    def load_tensors(self, tensors: dict[str, torch.Tensor], names: Mapping[Any, str]) -> None:
-        """Restore what `tensors` gave."""
-        for part in self.parts:
-            for group in part.param_groups:
-                for parameter in group["params"]:
-                    prefix = names[parameter] + "/"
-                    found = {k[len(prefix):]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
-                    group["peak_lr"] = float(found.pop(RATE, group["peak_lr"]))
-                    if found:
-                        part.state[parameter] = found
+def _adamw(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=config.averages, eps=config.epsilon, fused=True)
+
+
+EVERYTHING: Mapping[str, Callable[[Groups, OptimizerConfig], torch.optim.Optimizer]] = {
+    "muon": _adamw,
+    "adamw": _adamw,
+    "adam": lambda groups, config: torch.optim.Adam(groups, betas=config.averages, eps=config.epsilon, fused=True),
+    # torch's fused SGD fails where a parameter has its first gradient later than others.
+    "sgd": lambda groups, config: torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum,
+                                                  nesterov=config.nesterov, foreach=True),
+    "adafactor": lambda groups, config: Adafactor(groups),
+    "lion": lambda groups, config: Lion(groups, betas=config.averages),
+    "adamw8bit": lambda groups, config: AdamW8bit(groups, betas=config.averages, eps=config.epsilon),
+}
+"""Kind -> the optimizer of all parameters; of muon: of all but the matrices of the blocks."""
 
 
 def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Joined:
@@ -131,7 +129,7 @@ def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], 
         # An embedding is a group of its own, so that the groups are the same whatever the weights are.
         groups.setdefault((part, label, rate, decay, name if part == "embedding" else ""), []).append(parameter)
 
-    def settings(wanted: str) -> list[dict[str, Any]]:
+    def settings(wanted: str) -> Groups:
         return [{"params": members, "lr": rate, "peak_lr": rate, "name": label, "weight_decay": decay,
                  "decays": part in DECAYED}
                 for (part, label, rate, decay, _), members in groups.items() if part == wanted]
@@ -142,9 +140,9 @@ def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], 
         matrices, rest = settings("matrices"), PARTS[1:]
         if matrices:
             parts.append(Muon(matrices, momentum=config.momentum))
-    adamw = [group for part in rest for group in settings(part)]
-    if adamw:
-        parts.append(torch.optim.AdamW(adamw, betas=(config.betas[0], config.betas[1]), eps=config.epsilon, fused=True))
+    others = [group for part in rest for group in settings(part)]
+    if others:
+        parts.append(EVERYTHING[config.kind](others, config))
     return Joined(parts)
 
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gristmill.training.device import bf16_pays
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: singular values are driven into about [0.7, 1.2], quickly."""
+BATCH = {"cpu": 2**19, "cuda": 2**26}
+"""Numbers in matrices that are orthogonalised at a time: on a CPU what stays in its cache between products, on a GPU
+enough to fill it, so that the workspace does not grow with the depth."""
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Approximate U Vᵀ of each matrix, by Newton-Schulz in bf16.
+    """Approximate U Vᵀ of each matrix, by Newton-Schulz in bf16; in fp32 where products in bf16 are emulated.
 
     matrices (count, rows, columns) -> the same shape. Products only, no decomposition; equal shapes are one call.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    dtype = torch.bfloat16 if bf16_pays(matrices.device) else torch.float32
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.transpose(-2, -1)
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).to(dtype)
     for _ in range(steps):
         gram = x @ x.transpose(-2, -1)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -47,20 +55,34 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                updates = []
-                for parameter in parameters:
-                    state = self.state[parameter]
-                    if not state:
-                        state["momentum"] = torch.zeros_like(parameter)
-                    gradient = parameter.grad
-                    assert gradient is not None
-                    state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                    updates.append(gradient.lerp(state["momentum"], group["momentum"]))
-                # Stacked experts, (experts, rows, columns), are that many matrices, each with its own direction.
-                matrices = torch.stack(updates).reshape(-1, *shape[-2:])
-                directions = orthogonalise(matrices, group["steps"]).view(-1, *shape)
-                size = 0.2 * max(shape[-2:]) ** 0.5
-                for parameter, direction in zip(parameters, directions, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * size)
+            for parameters in by_shape.values():
+                for batch in _batches(parameters):
+                    self._move(batch, group)
+
+    def _move(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """One step of parameters of the same shape."""
+        shape, updates = parameters[0].shape, []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            gradient = parameter.grad
+            assert gradient is not None
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(state["momentum"], group["momentum"]))
+        # Stacked experts, (experts, rows, columns), are that many matrices, each with its own direction.
+        matrices = torch.stack(updates).reshape(-1, *shape[-2:])
+        directions = orthogonalise(matrices, group["steps"]).view(-1, *shape)
+        size = 0.2 * max(shape[-2:]) ** 0.5
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * size)
+
+
+def _batches(parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Equal shares of about BATCH numbers, of two matrices or more: a single one would take another product, and its
+    bits would depend on how many matrices there are."""
+    each = max(2, BATCH.get(parameters[0].device.type, 2**26) // parameters[0].numel())
+    count = max(1, len(parameters) // each)
+    edges = [len(parameters) * i // count for i in range(count + 1)]
+    return (parameters[start:stop] for start, stop in pairwise(edges))

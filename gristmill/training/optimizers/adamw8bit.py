@@ -1,0 +1,87 @@
+"""AdamW whose two averages take a byte each (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gristmill.training.optimizers.blockwise import BLOCK, quantise, restore, zeros
+
+WHOLE = 4096
+"""Parameters with fewer numbers than this keep fp32 states, as in the paper's implementation: they cost little."""
+CHUNK = {"cpu": 2**16, "cuda": 2**24}
+"""Numbers that are restored at a time, whole blocks: on a CPU what stays in its cache, on a GPU enough to fill it, so
+that the workspace does not grow with the largest parameter."""
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) on states that are restored, updated and quantised again.
+
+    The second average is kept as its root: its smallest numbers would otherwise be below the table's seven decades.
+    The step itself is made from the unrounded averages.
+    """
+
+    def __init__(self, params: Iterable, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state |= _first(parameter)
+                state["step"] += 1
+                # Corrections of the averages' start at zero, 1 - beta^t (Kingma and Ba 2015, algorithm 1): in fp32 the
+                # difference itself would lose digits.
+                first, second = (-torch.expm1(state["step"] * (math.log(beta) if beta else -math.inf))
+                                 for beta in group["betas"])
+                # A view wherever the memory is in order; else a copy that is written back.
+                flat, gradient = parameter.detach().reshape(-1), parameter.grad.reshape(-1)
+                flat.mul_(1 - group["lr"] * group["weight_decay"])
+                chunk = CHUNK.get(flat.device.type, 2**24)
+                for start in range(0, flat.numel(), chunk):
+                    part = slice(start, start + chunk)
+                    average, root = _update(state, part, gradient[part], group["betas"])
+                    divisor = root.div_(second.sqrt()).add_(group["eps"])
+                    flat[part].sub_(average.div(divisor).mul_(group["lr"] / first))
+                if not parameter.is_contiguous():
+                    parameter.copy_(flat.view_as(parameter))
+
+
+def _first(parameter: Tensor) -> dict[str, Tensor]:
+    step = torch.zeros((), device=parameter.device)
+    if parameter.numel() < WHOLE:
+        return {"step": step, "average": torch.zeros_like(parameter, memory_format=torch.contiguous_format),
+                "square": torch.zeros_like(parameter, memory_format=torch.contiguous_format)}
+    average, root = zeros(parameter, True), zeros(parameter, False)
+    return {"step": step, "average_codes": average[0], "average_scales": average[1],
+            "root_codes": root[0], "root_scales": root[1]}
+
+
+def _update(state: dict[str, Tensor], part: slice, gradient: Tensor, betas: tuple[float, float],
+            ) -> tuple[Tensor, Tensor]:
+    """Move the averages of one slice towards its gradient; returns the first and the root of the second."""
+    if "square" in state:
+        average, square = state["average"].view(-1)[part], state["square"].view(-1)[part]
+        average.lerp_(gradient, 1 - betas[0])
+        square.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+        return average, square.sqrt()
+    gradient = gradient.float()
+    blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
+    codes = {name: state[f"{name}_codes"].view(-1)[part] for name in ("average", "root")}
+    scales = {name: state[f"{name}_scales"][blocks] for name in ("average", "root")}
+    average = restore(codes["average"], scales["average"], True).lerp_(gradient, 1 - betas[0])
+    root = restore(codes["root"], scales["root"], False).square_().mul_(betas[1])
+    root.addcmul_(gradient, gradient, value=1 - betas[1]).sqrt_()
+    for name, values in (("average", average), ("root", root)):
+        new_codes, new_scales = quantise(values, name == "average")
+        codes[name].copy_(new_codes)
+        scales[name].copy_(new_scales)
+    return average, root

@@ -1,0 +1,72 @@
+"""Several optimizers as one, with a state that is named by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gristmill.core.errors import UserError
+
+RATE = "peak_lr"
+
+QUANTITIES: Mapping[str, tuple[frozenset[str], ...]] = {
+    "Muon": (frozenset({"momentum"}),),
+    "AdamW": (frozenset({"step", "exp_avg", "exp_avg_sq"}),),
+    "Adam": (frozenset({"step", "exp_avg", "exp_avg_sq"}),),
+    "SGD": (frozenset({"momentum_buffer"}),),
+    "Adafactor": (frozenset({"step", "row", "column"}), frozenset({"step", "variance"})),
+    "Lion": (frozenset({"exp_avg"}),),
+    "AdamW8bit": (frozenset({"step", "average_codes", "average_scales", "root_codes", "root_scales"}),
+                  frozenset({"step", "average", "square"})),
+}
+"""What each optimizer keeps of a parameter that has been updated: one of these."""
+
+
+class Joined(torch.optim.Optimizer):
+    """Several optimizers that step as one; groups keep their own peak learning rate and name."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        self.defaults: dict[str, Any] = {}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def tensors(self, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
+        """State by parameter name, `<parameter>/<quantity>`, and peak rates, which may follow from first weights."""
+        state = {
+            f"{names[parameter]}/{key}": value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+            for part in self.parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+        return state | {f"{names[parameter]}/{RATE}": torch.tensor(group["peak_lr"], dtype=torch.float64)
+                        for group in self.param_groups for parameter in group["params"]}
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor], names: Mapping[Any, str]) -> None:
+        """Restore what `tensors` gave. Raises UserError where that is the state of another kind of optimizer."""
+        for part in self.parts:
+            kept = QUANTITIES[type(part).__name__]
+            for group in part.param_groups:
+                for parameter in group["params"]:
+                    prefix = names[parameter] + "/"
+                    found = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+                    group["peak_lr"] = float(found.pop(RATE, group["peak_lr"]))
+                    if found and found.keys() not in kept:
+                        raise UserError(
+                            f"the checkpoint has {', '.join(sorted(found))} of {names[parameter]}, which is not what "
+                            f"{type(part).__name__} keeps", where="training.optimizer.kind",
+                            fix="go on with the kind that wrote the checkpoint, or train anew")
+                    if found:
+                        part.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in found.items()}
