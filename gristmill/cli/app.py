@@ -17,6 +17,7 @@ from gristmill.cli import (
     export,
     generate,
     inspect,
+    launch,
     plan,
     report,
     run,
@@ -30,6 +31,7 @@ from gristmill.core.errors import GristmillError, Interrupted
 VERBS = {
     "run": run, "status": status, "report": report, "inspect": inspect, "generate": generate, "chat": chat,
     "serve": serve, "evaluate": evaluate, "export": export, "schema": schema, "doctor": doctor, "version": version,
+    "launch": launch,
 }
 
 
