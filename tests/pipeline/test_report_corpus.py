@@ -29,7 +29,8 @@ def test_repeats_show_what_went_most_often() -> None:
 
 def test_made_documents_stand_beside_their_originals() -> None:
     method = {
-        "name": "counterfactual", "documents_taken": 5, "made": {"documents": 4, "bytes": 900}, "rejected": {"same": 1},
+        "name": "counterfactual", "documents_taken": 5, "made": {"documents": 4, "bytes": 900},
+        "rejected": {"same": {"documents": 1, "bytes": 9}},
         "similarity": {"median": 0.6}, "pronouns": {"before": {"she": 1, "he": 2000}, "after": {"she": 9, "he": 10}},
         "examples": [{"of": "x/1", "original": "then he went", "made": "then she went", "reason": ""},
                      {"of": "x/2", "original": "a", "made": "a", "reason": "same"}]}

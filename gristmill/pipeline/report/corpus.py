@@ -122,10 +122,11 @@ def _augmented(augment: dict[str, Any]) -> list[dict[str, Any]]:
     for method in augment.get("methods") or []:
         similarity = method.get("similarity") or {}
         pronouns = method.get("pronouns") or {}
+        rejected = [(reason, counts["documents"]) for reason, counts in (method.get("rejected") or {}).items()]
         found.append({
             "name": method["name"], "taken": method["documents_taken"], "made": method["made"]["documents"],
             "bytes": method["made"]["bytes"], "similarity": similarity.get("median"),
-            "rejected": sorted((method.get("rejected") or {}).items(), key=lambda item: -item[1])[:4],
+            "rejected": sorted(rejected, key=lambda item: -item[1])[:4],
             "models": ", ".join(method.get("models") or []),
             "pronouns": [f"{when}: she {count(pronouns[when]['she'])}, he {count(pronouns[when]['he'])}"
                          for when in ("before", "after") if when in pronouns],
