@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ def count(tally: Tally, place: Sequence[str], size: int) -> None:
         tally = tally.setdefault(part, {})
     tally["documents"] = tally.get("documents", 0) + 1
     tally["bytes"] = tally.get("bytes", 0) + size
+
+
+def count_kept(tally: Tally, row: Mapping[str, Any], size: int, characters: float) -> None:
+    """Count a document that stays, of `size` bytes, in all the places that funnel and card read."""
+    license = str(json.loads(row["metadata"] or "{}").get("license", "unknown"))
+    source = row["source"]
+    for place in (("kept", source), ("splits", row["split"]), ("languages", row["language"]),
+                  ("domains", row["domain"]), ("licenses", source, license),
+                  ("source_languages", source, row["language"]), ("lengths", str(length_bin(characters)))):
+        count(tally, place, size)
 
 
 def merge(tally: Tally, other: Tally) -> None:

@@ -83,7 +83,8 @@ class Data:
     pii: Pii = field(default_factory=Pii)
     """Personal data: whether it is looked for, and what happens to it."""
     stated_licenses: bool = False
-    """Take over the licence that a text states where its source knows none."""
+    """Take over the licence that a text states where its source knows none. Web pages say it mostly in the footer,
+    which is gone by then: there ask the source (`find_license`)."""
     signals: list[Literal["language_paragraphs_v1", "license_v1", "mentions_v1", "pii_v1"]] = field(
         default_factory=list)
     """Signals to measure besides those that the rules read; the report shows them, `filter.bounds` may judge them."""

@@ -26,7 +26,7 @@ from gristmill.data.decide import Rule, alarms, explain
 from gristmill.data.dedup import repeats
 from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, SPLITS, read_table, write_shard
 from gristmill.data.executors import run_tasks
-from gristmill.data.funnel import Tally, count, funnel, leakage, length_bin, merge
+from gristmill.data.funnel import Tally, count, count_kept, funnel, leakage, merge
 from gristmill.data.histograms import signal_histograms
 from gristmill.data.read import CONTAMINATED, LEAKAGE_SAMPLED, MEASURED, PRIVATE, Rows
 from gristmill.data.selection import PHASES, Selection
@@ -152,7 +152,8 @@ def write_unit(*, measured: str, unreadable: str, decided: str, target: str, num
                 outputs.write(split, part.select(SCHEMA.names))
             for number, row in enumerate(table.drop_columns(["text"]).to_pylist()):
                 if choices["phase"][number].as_py() == 0:
-                    _keep(tally, row, characters.get(number, batch["length_v1.characters"][number].as_py()))
+                    length = characters.get(number, batch["length_v1.characters"][number].as_py())
+                    count_kept(tally, row, row["bytes"], length)
                     examples.keep(row, table["text"][number])
                     continue
                 row["text"] = batch["text"][number].as_py()
@@ -228,15 +229,6 @@ def _why(choice: dict[str, Any], batch: pa.RecordBatch, number: int, rules: Mapp
     if phase == "repeats":
         return phase, "only_repeats", "every line of it stands in many documents, or its words stand in a better one"
     return phase, "beyond_limit", "the sample is as large as limit_mb allows"
-
-
-def _keep(tally: Tally, row: dict[str, Any], characters: float) -> None:
-    license = str(json.loads(row["metadata"]).get("license", "unknown")) if row["metadata"] else "unknown"
-    source = row["source"]
-    for place in (("kept", source), ("splits", row["split"]), ("languages", row["language"]),
-                  ("domains", row["domain"]), ("licenses", source, license),
-                  ("source_languages", source, row["language"]), ("lengths", str(length_bin(characters)))):
-        count(tally, place, row["bytes"])
 
 
 def _lost(tally: Tally) -> dict[str, dict[str, int]]:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gristmill.core.config import to_plain
 from gristmill.core.errors import UserError
@@ -43,7 +42,7 @@ from gristmill.data.augment.rewriting import WRITING, most_tokens, writing
 from gristmill.data.augment.server import Server, ServerWriter
 from gristmill.data.augment.thesaurus import WordCounts, add_counts, save
 from gristmill.data.dedup.exact import equal_documents
-from gristmill.data.documents import SPLITS
+from gristmill.data.documents import SPLITS, read_table
 from gristmill.data.executors import run_tasks
 from gristmill.data.funnel import Tally, merge
 from gristmill.data.read import Rows
@@ -89,7 +88,7 @@ class Found:
         """(training shard, what was made of its documents), `reason` and `detail` settled."""
         for shard, paths in self.made.items():
             for path in paths:
-                table = pq.read_table(path)
+                table = read_table(path)
                 gone = np.zeros(len(table), bool)
                 gone[self.equals.get(path, np.empty(0, np.int64))] = True
                 for name, value in (("reason", "duplicate"), ("detail", "equal to another document")):
@@ -242,7 +241,7 @@ class Making:
         starts = [sum(map(len, hashes))]
         stays = [np.arange(starts[0])]
         for path in paths:
-            table = pq.read_table(path, columns=["content", "reason"])
+            table = read_table(path, ["content", "reason"])
             hashes.append(np.frombuffer(b"".join(table["content"].to_pylist()), np.uint64).reshape(-1, 2))
             passed = np.array([reason == "" for reason in table["reason"].to_pylist()], bool)
             stays.append(np.flatnonzero(passed) + starts[-1])

@@ -27,7 +27,7 @@ from gristmill.data.augment.thesaurus import count_words, open_counts, open_thes
 from gristmill.data.dedup.exact import content_hash, hash_columns
 from gristmill.data.dedup.words import split_words
 from gristmill.data.documents import SCHEMA
-from gristmill.data.funnel import Tally, count, length_bin
+from gristmill.data.funnel import Tally, count_kept
 from gristmill.data.read import Rows, sampled_ngrams
 
 MADE_SCHEMA = pa.schema([
@@ -112,13 +112,8 @@ def measure_unit(*, shard: str, split: str, target: str, methods: Sequence[tuple
 
 
 def tally_row(tally: Tally, row: Mapping[str, Any]) -> None:
-    """Count a document that the corpus holds, in all the places that funnel and card read."""
-    license = str(json.loads(row["metadata"] or "{}").get("license", "unknown"))
-    source, size = row["source"], len(row["text"].encode("utf-8", "replace"))
-    for place in (("kept", source), ("splits", row["split"]), ("languages", row["language"]),
-                  ("domains", row["domain"]), ("licenses", source, license),
-                  ("source_languages", source, row["language"]), ("lengths", str(length_bin(len(row["text"]))))):
-        count(tally, place, size)
+    """Count a document that the corpus holds."""
+    count_kept(tally, row, len(row["text"].encode("utf-8", "replace")), len(row["text"]))
 
 
 def make_unit(*, shard: str, target: str, methods: Sequence[tuple[str, dict[str, Any]]], gates: dict[str, Any],
