@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -47,6 +48,8 @@ class Verbs(TyperGroup):
         except (GristmillError, Interrupted) as error:
             if os.environ.get("GRISTMILL_DEBUG"):
                 raise
+            if isinstance(error, Interrupted):  # told twice, as by torchrun: the second must not change the exit code
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             print(f"error: {error}" if error.exit_code < 128 else str(error), file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:

@@ -25,7 +25,9 @@ def command(
     on: Annotated[On, typer.Option("--on", help="Who starts the job.")],
     run_options: Annotated[list[str] | None, typer.Argument(
         metavar="-- [RUN OPTIONS]", help="After `--`: options for `gristmill run`, e.g. -- --until base.")] = None,
-    nodes: Annotated[int, typer.Option(help="Machines; one, until training on several processes is there.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines; several need a shared folder for --runs-dir.")] = 1,
+    min_nodes: Annotated[int | None, typer.Option(
+        help="Go on with as few, when nodes are lost; they may come back. For torchrun.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of a node.")] = 0,
     processes: Annotated[int | None, typer.Option(
         help="Processes of a node; default one a GPU, at least one.")] = None,
@@ -64,34 +66,39 @@ def command(
     """
     from gristmill.core.files import write_atomic
     from gristmill.pipeline.launch.amounts import mib_of, seconds_of
-    from gristmill.pipeline.launch.job import Job, check_processes
+    from gristmill.pipeline.launch.job import Job
     from gristmill.pipeline.launch.schedulers import SCHEDULERS, check_options, notes
     from gristmill.pipeline.launch.secret import check_secrets
+    from gristmill.pipeline.ranks import check_layout
 
     given = {"memory": memory, "time": time, "accelerator": accelerator, "image": image, "queue": queue,
              "account": account, "runs_volume": runs_volume, "namespace": namespace, "node_selector": node_selector,
-             "toleration": toleration}
+             "toleration": toleration, "min_nodes": min_nodes}
     check_options(on.value, {option for option, value in given.items() if value})
-    typed, text = _checked(recipe, run_options or [])
+    typed, text, parallel = _checked(recipe, run_options or [])
     job = Job(
         name=_label(typed.name) if name is None else name, recipe=str(recipe), recipe_text=text,
-        workdir=str(Path.cwd()), runs_dir=runs_dir, arguments=tuple(run_options or ()), nodes=nodes, gpus=gpus,
-        processes=max(1, gpus) if processes is None else processes, cpus=cpus, restarts=restarts,
-        memory=None if memory is None else mib_of(memory), seconds=None if time is None else seconds_of(time),
+        workdir=str(Path.cwd()), runs_dir=runs_dir, arguments=tuple(run_options or ()), nodes=nodes,
+        min_nodes=min_nodes, gpus=gpus, processes=max(1, gpus) if processes is None else processes, cpus=cpus,
+        restarts=restarts, memory=None if memory is None else mib_of(memory),
+        seconds=None if time is None else seconds_of(time),
         accelerator=accelerator, image=image, queue=queue, account=account, volume=runs_volume, namespace=namespace,
         environment=_pairs(env, "--env"), secrets=tuple(dict.fromkeys(secret or ())), setup=tuple(setup or ()),
         node_selector=_pairs(node_selector, "--node-selector"),
         tolerations=tuple(_toleration(each) for each in toleration or ()))
-    check_processes(job)
     check_secrets(job)
+    check_layout(parallel, job.world)
     row = SCHEDULERS[on.value]
     written = row.text(job)
     if write is not None:
         write_atomic(write, written)
+    told = notes(on.value, job)
+    if job.world > 1 and not any(type(stage).many_processes for stage in typed.stages.values()):
+        told.append(f"no stage of this recipe can use {job.world} processes: all but one will wait")
     said: dict[str, Any] = {
         "scheduler": on.value, "name": job.name, "nodes": job.nodes, "processes": job.world, "text": written,
         "file": None if write is None else str(write), "command": row.client(job, str(write or "FILE")),
-        "notes": notes(on.value, job), "submitted": False, "id": None, "answer": None, "exit_code": None}
+        "notes": told, "submitted": False, "id": None, "answer": None, "exit_code": None}
     if not as_json:
         _tell(said, row.by_stdin, submit)
     if submit:
@@ -120,8 +127,10 @@ def _tell(said: dict[str, Any], by_stdin: bool, submit: bool) -> None:
     typer.echo(f"{'submitting' if submit else 'to submit it'}: {line}", err=True)
 
 
-def _checked(recipe: Path, options: Sequence[str]) -> tuple[Any, str]:
-    """The recipe as `gristmill run` would read it, and its text: an error now is better than one after the queue."""
+def _checked(recipe: Path, options: Sequence[str]) -> tuple[Any, str, str]:
+    """The recipe as `gristmill run` would read it, its text, and the layout that was asked for.
+
+    An error now is better than one after the queue."""
     from gristmill.cli import run
     from gristmill.core.errors import UserError
     from gristmill.recipe import load_recipe
@@ -143,7 +152,7 @@ def _checked(recipe: Path, options: Sequence[str]) -> tuple[Any, str]:
     if until is not None and until not in typed.stages:
         raise UserError(f"the recipe has no stage {until!r}", where="run options",
                         fix=f"one of {', '.join(typed.stages)}")
-    return typed, recipe.read_text(encoding="utf-8")
+    return typed, recipe.read_text(encoding="utf-8"), context.params["parallel"]
 
 
 def _label(name: str) -> str:

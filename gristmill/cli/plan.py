@@ -10,7 +10,7 @@ import importlib.util
 
 import typer
 
-PLANS = ("model", "train", "serve", "scaling", "fit", "goal")
+PLANS = ("model", "train", "layout", "serve", "scaling", "fit", "goal")
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},

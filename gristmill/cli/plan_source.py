@@ -152,14 +152,17 @@ def _recipe(path: Path, name: str | None, vocab_size: int | None) -> Source:
     rows = stage.batch or max(1, 4096 // context)
     budget = stage.budget
     tokens = budget.tokens or (budget.steps * rows * context if budget.steps else None)
-    if tokens is None and budget.minutes is None:
+    if getattr(budget, "flops", None) is not None:
+        tokens = round(budget.flops / config.flops_per_token(context))
+    if tokens is None and budget.minutes is None and not getattr(budget, "timed", False):
         from gristmill.planning.anatomy import anatomy
 
         tokens = TOKENS_PER_PARAMETER * anatomy(config).total
     return Source(
         name=f"{recipe.name}/{name}", config=config, tokens=tokens, minutes=budget.minutes, steps=budget.steps,
-        context=context, rows=rows, micro_batch=stage.micro_batch or rows, optimizer=stage.training.optimizer.kind,
-        average=bool(stage.training.ema), stage=stage)
+        context=context, rows=rows, optimizer=stage.training.optimizer.kind,
+        average=bool(stage.training.ema), stage=stage,
+        micro_batch=stage.micro_batch if isinstance(stage.micro_batch, int) else rows)
 
 
 def _config(recipe: Any, stage: Any, vocab_size: int | None, where: str) -> Any:

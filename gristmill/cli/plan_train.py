@@ -25,8 +25,8 @@ def command(
     region: Annotated[str | None, typer.Option(
         help="Where the electricity comes from, e.g. FR; default the world.")] = None,
     parallel: Annotated[str | None, typer.Option(
-        help="Layout, e.g. fsdp=8,tensor=2 (data, fsdp, tensor, pipeline, context, expert, zero); default the fastest "
-             "that fits.")] = None,
+        help="Layout, e.g. shard=8,tensor=2 (replicate, shard, tensor, pipeline, context, expert, zero); default the "
+             "fastest that fits.")] = None,
     checkpointing: Annotated[str | None, typer.Option(
         help="none, selective or full; default the lightest that fits.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens a row.")] = None,

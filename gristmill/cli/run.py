@@ -20,6 +20,8 @@ class Precision(StrEnum):
     auto = "auto"
     bf16 = "bf16"
     fp32 = "fp32"
+    fp16 = "fp16"
+    float8 = "float8"
 
 
 def command(
@@ -37,7 +39,26 @@ def command(
     executor: Annotated[str, typer.Option(
         metavar="local|ray|ray://HOST:PORT", help="Who does data work: processes of this machine, or Ray.")] = "local",
     compile_: Annotated[Compile, typer.Option("--compile", help="Whether models are compiled.")] = Compile.auto,
-    precision: Annotated[Precision, typer.Option(help="auto takes bf16 where the device has it.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option(help="auto takes bf16 where the device has it, else fp16 on a "
+                                                     "GPU; float8 is for large models on Hopper and newer "
+                                                     "(docs/training-memory.md).")] = Precision.auto,
+    parallel: Annotated[str, typer.Option(
+        metavar="auto|none|AXES", help="How the processes that torchrun started share a training: auto chooses; "
+        "shard=4,tensor=2 says how many stand along each axis (pipeline, replicate, shard, context, tensor, expert), "
+        "and their product is the number of processes. The result is the same; docs/launch.md tells how to choose."
+    )] = "auto",
+    hang_after: Annotated[int, typer.Option(
+        min=0, metavar="SECONDS", help="Processes that train together and make no progress for so long end with a "
+        "report of which one the others waited for; 0 means never.")] = 900,
+    track: Annotated[list[str] | None, typer.Option(
+        metavar="wandb:PROJECT|mlflow:URI|trackio:PROJECT", help="Send the metrics of trainings there too; a folder "
+        "will do as MLflow's URI. Needs that library; may be repeated.")] = None,
+    profile: Annotated[bool, typer.Option(
+        "--profile", help="Record a few steps of each training: a chrome trace, and where the time went.")] = False,
+    memory_snapshot: Annotated[bool, typer.Option(
+        "--memory-snapshot", help="Record what holds memory during those steps.")] = False,
+    deterministic: Annotated[bool, typer.Option(
+        "--deterministic", help="Use only operations that give the same bits every time; slower on a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as one JSON object at the end.")] = False,
 ) -> None:
     """Run a recipe. Unchanged stages are reused, unfinished ones continue, changed ones become a new version.
@@ -46,15 +67,23 @@ def command(
     """
     from gristmill.core.progress import for_stream
     from gristmill.core.stage import Runtime
+    from gristmill.pipeline.ranks import place
     from gristmill.pipeline.runner import run
     from gristmill.pipeline.status import run_status
 
     runtime = Runtime(
         device=device, threads=threads, workers=workers, executor=executor, compile=compile_.value,
-        precision=precision.value
+        precision=precision.value, parallel=parallel, hang_after=hang_after, track=tuple(track or ()),
+        profile=profile, memory_snapshot=memory_snapshot, deterministic=deterministic
     )
+    if track:
+        from gristmill.training.trackers import check
+
+        check(track)
     done = run(recipe, runs_dir=runs_dir, until=until, set=set_ or (), resume=resume, dry_run=dry_run, report=report,
                runtime=runtime, progress=for_stream())
+    if not place().main:
+        return
     if as_json and dry_run:
         steps = [{"name": s.name, "kind": s.kind, "action": s.action, "why": s.why, "version": s.version or None}
                  for s in done.plan.wanted]

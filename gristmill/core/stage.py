@@ -30,7 +30,20 @@ class Runtime:
     compile: str = "auto"
     """auto, always or never: torch.compile of the model's blocks."""
     precision: str = "auto"
-    """auto (bf16 where the device has it), bf16 or fp32."""
+    """auto (bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU), bf16, fp32, fp16, or float8 (bf16 with
+    float8 products in the large layers)."""
+    parallel: str = "auto"
+    """How processes that torchrun started share a training: auto, none, or axes as in shard=4,tensor=2."""
+    hang_after: int = 900
+    """Seconds without any progress after which processes that train together end with a report; 0 for never."""
+    track: tuple[str, ...] = ()
+    """Where metrics go besides the run's folder: wandb:PROJECT, mlflow:URI, trackio:PROJECT."""
+    profile: bool = False
+    """Record a few steps of each training: a trace, and where the time went."""
+    memory_snapshot: bool = False
+    """Record what holds memory during those steps."""
+    deterministic: bool = False
+    """Only operations that give the same bits every time; a slower run, or an error where there is none."""
 
 
 @dataclass
@@ -73,22 +86,26 @@ class Stage(Protocol):
     kind: ClassVar[str]
     produces: ClassVar[str]
     semantics_version: ClassVar[int]
+    many_processes: ClassVar[bool]
 
     def run(self, context: StageContext) -> Mapping[str, Any]:
         """Fill context.work and give the metrics for the record (JSON-ready, the same on every run)."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def stage(kind: str, produces: str, semantics_version: int = 1) -> Callable[[type[T]], type[T]]:
+def stage(kind: str, produces: str, semantics_version: int = 1,
+          many_processes: bool = False) -> Callable[[type[T]], type[T]]:
     """Class decorator: a config dataclass with `run` becomes the stage `uses: kind`.
 
     produces: kind of artifact (corpus, tokenizer, model, evaluation, release, ...).
     semantics_version: raised when the same config and inputs give another result than before.
+    many_processes: `run` is called on every process of a run and shares the work; else on the first one only.
     """
 
     def decorate(cls: type[T]) -> type[T]:
         made = config(cls)
         made.kind, made.produces, made.semantics_version = kind, produces, semantics_version  # type: ignore[attr-defined]
+        made.many_processes = many_processes  # type: ignore[attr-defined]
         return made
 
     return decorate

@@ -25,6 +25,10 @@ from gristmill.tokens import PackedBatches, RowBatches, Rows, TokenShards, mater
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.optimizers import OptimizerConfig
+from gristmill.training.parallel import World
+from gristmill.training.parallel.auto import Workload
+from gristmill.training.parallel.choose import choose_layout
+from gristmill.training.reading import Dealt
 from gristmill.training.schedules import ScheduleConfig
 from gristmill.training.validation import validate, validate_text
 
@@ -49,7 +53,7 @@ class Replay:
         require(0 < self.share < 1, "share", "is a share between 0 and 1")
 
 
-@stage(kind="finetune", produces="model")
+@stage(kind="finetune", produces="model", many_processes=True)
 class Finetune:
     """Supervised fine-tuning: the loss is on the assistant's answers only."""
 
@@ -86,6 +90,13 @@ class Finetune:
         tokenizer = Tokenizer.load(source.path)
         model = require_decoder(load_model(source.path), f"{context.name}: model")
         length = self.context or min(model.config.context, 1024)
+        layout, proposal = choose_layout(context.runtime.parallel, Workload(
+            config=model.config, rows=self.batch, context=length, micro_batch=self.batch,
+            optimizer=self.training.optimizer.kind, average=bool(self.training.ema),
+            precision="fp32" if compute.dtype == torch.float32 else "bf16"), compute)
+        world = World.join(layout, compute.device)
+        if proposal is not None:
+            context.progress.say(f"  {proposal.line()}")
         rejects = Rejects({}, [])
         train = self._rows(context, tokenizer, "train", length, rejects)
         valid = self._rows(context, tokenizer, "valid", length, Rejects({}, []))
@@ -96,28 +107,37 @@ class Finetune:
         general = held_out = None
         if self.replay and replayed:
             corpus = context.inputs[self.replay.corpus]
-            text = materialise(corpus, tokenizer, "train", context.cache, context.progress)
-            held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
+            with world.first():
+                text = materialise(corpus, tokenizer, "train", context.cache, context.progress)
+                held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
             general = PackedBatches(text, context=length, batch=replayed, seed=derive_seed(context.seed, "replay"))
         order = derive_seed(context.seed, "order")
         conversations = RowBatches(train, batch=self.batch - replayed, seed=order)
         steps = self.steps or max(1, round(self.epochs * len(train) / (self.batch - replayed)))
         trainer = Trainer(
             model=model.to(compute.device), objective=with_router_losses(CausalLM(), model.config),
-            source=Mixed(conversations, general), steps=steps,
+            source=Dealt(Mixed(conversations, general), (world.data_rank, world.data_size)), steps=steps,
             compute=compute, folder=context.work, checkpoints=context.scratch / "checkpoints", config=self.training,
             evaluate=HeldOut(valid, held_out, length, compute), progress=context.progress, label=context.name,
+            seed=derive_seed(context.seed, "dropout"), world=world,
         )
-        write_json(context.work / "plan.json", {
-            "steps": steps, "batch": self.batch, "context": length, "replay_rows": replayed, "seed": order,
-            **train.report.counts(),
-        })
-        write_json(context.work / "rejects.json", {"counts": rejects.counts, "examples": rejects.examples})
+        if not trainer.passes.whole:
+            raise UserError("the answers that are held out are scored by whole models",
+                            where=f"{context.name}: parallel",
+                            fix="share a fine-tuning along replicate, shard or tensor, not pipeline or context")
+        if world.main:
+            write_json(context.work / "plan.json", {
+                "steps": steps, "batch": self.batch, "context": length, "replay_rows": replayed, "seed": order,
+                **train.report.counts(),
+            })
+            write_json(context.work / "rejects.json", {"counts": rejects.counts, "examples": rejects.examples})
         used = train.report.examples - len(train.report.too_long) - len(train.report.without_targets)
         context.progress.say(f"  {used} conversations in {len(train)} rows of {length} tokens, {steps} steps, "
                              f"{replayed} of {self.batch} rows are general text; rejected: {rejects.counts or 'none'}")
         result = trainer.fit()
-        save_model(model.cpu(), context.work, tokenizer=tokenizer)
+        trained = trainer.whole()
+        if trained is not None:
+            save_model(trained, context.work, tokenizer=tokenizer)
         return {"conversations": used, "rejected": sum(rejects.counts.values()), **result}
 
     def _rows(self, context: StageContext, tokenizer: Tokenizer, split: str, length: int,

@@ -46,6 +46,8 @@ class Attention(nn.Module):
         looked_up = config.layer_values(layer)
         self.value_embedding = nn.Embedding(config.vocab_size, narrow) if looked_up else None
         self.value_gate = nn.Linear(VALUE_GATE, config.kv_heads, bias=False) if looked_up else None
+        self.mix = attention
+        """What mixes the values; context parallelism puts another function of the same form here."""
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
@@ -62,8 +64,8 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
         if cache is None:
-            mixed = attention(q, k, v, document_ids, pattern=self.pattern, prefix=prefix,
-                              dropout=self.dropout if self.training else 0.0)
+            mixed = self.mix(q, k, v, document_ids, pattern=self.pattern, prefix=prefix,
+                             dropout=self.dropout if self.training else 0.0)
         else:
             mixed = cache.attend(self.layer, q, k, v, self.pattern)
         return self.output(mixed.transpose(1, 2).flatten(2))
@@ -174,7 +176,17 @@ class Decoder(Body):
         cache); position_ids (batch or 1, time), default 0, 1, 2, ..., anew in every document where more than their
         differences counts (learned positions, dynamic rope scaling); prefix (batch, time) of bool: tokens that all of
         their document see.
+
+        It is `enter`, `through` and `leave` in turn: what the stages of a pipeline share out.
         """
+        position_ids = self.placed(input_ids, document_ids, position_ids)
+        x = self.enter(input_ids, position_ids)
+        x = self.through(x, input_ids, position_ids, document_ids=document_ids, prefix=prefix, cache=cache)
+        return self.leave(x)
+
+    def placed(self, input_ids: Tensor, document_ids: Tensor | None = None,
+               position_ids: Tensor | None = None) -> Tensor:
+        """The positions of the tokens, (batch or 1, time): those given, or the default."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
             counted = self.positions is not None or (self.rotary is not None and self.rotary.dynamic)
@@ -183,14 +195,35 @@ class Decoder(Body):
             if input_ids.shape[1] > self.config.context and (
                     self.positions is not None or (counted and document_ids is not None)):
                 self._check(position_ids)
+        return position_ids
+
+    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """What the first block reads, (batch, time, dim)."""
         x = self.embedding(input_ids)
         if self.positions is not None:
             x = x + self.positions(position_ids)
         if self.config.dropout and self.training:
             x = F.dropout(x, self.config.dropout)
+        return x
+
+    def through(
+        self,
+        x: Tensor,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        *,
+        document_ids: Tensor | None = None,
+        prefix: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """All blocks that are here; x (batch, time, dim) -> the same shape."""
         angles = None if self.rotary is None else self.rotary(position_ids)
         for block in self.blocks:
             x = block(x, angles, document_ids, prefix, cache, input_ids if self.config.value_embeddings else None)
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """What the last block gave -> the states that the head reads."""
         states = self.norm(x)
         return states if self.config.logit_scale == 1.0 else states * self.config.logit_scale
 

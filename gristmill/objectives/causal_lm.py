@@ -15,7 +15,7 @@ class CausalLM:
 
     Pretraining and supervised fine-tuning are the same objective: they differ in which targets are ignored. A batch
     with `prefix` (batch, time) of bool is a prefix LM's: those tokens are seen by all of their document (Raffel et
-    al. 2020, arXiv:1910.10683, section 3.2.1).
+    al. 2020, arXiv:1910.10683, section 3.2.1). `position_ids` (batch or 1, time) are passed on where a batch has them.
 
     With label smoothing or a z-loss the term `regularised` is minimised, and `loss` stays the pure cross-entropy.
     """
@@ -32,8 +32,8 @@ class CausalLM:
 
     def states(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the head reads, (batch, time, dim)."""
-        prefix = {"prefix": batch["prefix"]} if "prefix" in batch else {}
-        return model.hidden(batch["input_ids"], document_ids=batch.get("document_ids"), **prefix)  # type: ignore[operator]
+        further = {name: batch[name] for name in ("prefix", "position_ids") if name in batch}
+        return model.hidden(batch["input_ids"], document_ids=batch.get("document_ids"), **further)  # type: ignore[operator]
 
     def terms(self, model: nn.Module, batch: Batch) -> LossTerms:
         return self.score(model, self.states(model, batch), batch)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.objectives import cpu_head
+
 IGNORED = -100
 """Targets with this value count for nothing."""
 CHUNK = 512
@@ -131,9 +133,11 @@ def output_loss(model: nn.Module, states: Tensor, targets: Tensor, *, label_smoo
                 z_loss: float = 0.0) -> HeadLoss:
     """The loss of a body's own head, with its bias and soft cap where it has them.
 
-    states (batch, time, dim): of the body's `hidden`; targets (batch, time).
+    states (batch, time, dim): of the body's `hidden`; targets (batch, time). A model may bring a `head_loss` of its
+    own, with the arguments of the one here: a head that is split over devices does.
     """
-    return head_loss(
+    loss = getattr(model, "head_loss", None) or head_loss
+    return loss(
         states.flatten(0, 1), model.head_weight, targets.flatten(), bias=getattr(model, "head_bias", None),  # type: ignore[arg-type]
         soft_cap=getattr(model, "logit_soft_cap", None), label_smoothing=label_smoothing, z_loss=z_loss)
 
@@ -161,9 +165,20 @@ def _log_z(logits: Tensor, logs: Tensor) -> Tensor:
     return logits.amax(-1) - logs.amax(-1)
 
 
+def _in_place(hidden: Tensor, head: Tensor, bias: Tensor | None, weights: Tensor | None, options: Options) -> bool:
+    """Whether `cpu_head` does the work between the matrix products."""
+    return (options.plain and bias is None and options.soft_cap is None and weights is None
+            and not torch.compiler.is_compiling() and cpu_head.takes(hidden, head))
+
+
 def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None,
                   options: Options) -> HeadLoss:
     totals = _Totals(hidden.device)
+    if _in_place(hidden, head, bias, weights, options):
+        for start in range(0, hidden.shape[0], options.chunk):
+            part = slice(start, start + options.chunk)
+            totals.add_rows(*cpu_head.head_rows(F.linear(hidden[part], head), targets[part], slopes=False))
+        return totals.finished(options)
     for start in range(0, max(hidden.shape[0], 1), options.chunk):
         part = slice(start, start + options.chunk)
         logits, wanted = logits_of(hidden[part], head, bias, options.soft_cap), targets[part]
@@ -200,6 +215,11 @@ class _Totals:
         self.z_squares += (squares if weights is None else squares * weights).sum()
         return log_z
 
+    def add_rows(self, losses: Tensor, hits: Tensor) -> None:
+        """Add a chunk whose losses and hits, each (tokens,), are known."""
+        self.cross_entropy += losses.sum()
+        self.correct += hits.sum()
+
     def finished(self, options: Options) -> HeadLoss:
         total = self.cross_entropy
         if options.label_smoothing:
@@ -217,17 +237,22 @@ class _HeadLoss(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if to_hidden else None
         head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if to_head else None
         bias_gradient = torch.zeros(head.shape[0], dtype=torch.float32, device=head.device) if to_bias else None
+        in_place = _in_place(hidden, head, bias, weights, options)
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
             states, wanted, rows = hidden[part], targets[part], None if weights is None else weights[part]
-            logits = logits_of(states, head, bias, options.soft_cap)
-            totals.correct += _hits(logits, wanted, rows)
-            logs = torch.log_softmax(logits, dim=-1)
-            log_z = totals.add(logits, logs, wanted, rows, options)
-            slope = _slope(logits, logs, log_z, wanted, rows, options)
-            if bias_gradient is not None:
-                bias_gradient += slope.sum(0)
-            slope = slope.to(hidden.dtype)
+            if in_place:
+                slope = F.linear(states, head)
+                totals.add_rows(*cpu_head.head_rows(slope, wanted, slopes=True))
+            else:
+                logits = logits_of(states, head, bias, options.soft_cap)
+                totals.correct += _hits(logits, wanted, rows)
+                logs = torch.log_softmax(logits, dim=-1)
+                log_z = totals.add(logits, logs, wanted, rows, options)
+                slope = _slope(logits, logs, log_z, wanted, rows, options)
+                if bias_gradient is not None:
+                    bias_gradient += slope.sum(0)
+                slope = slope.to(hidden.dtype)
             if hidden_gradient is not None:
                 hidden_gradient[part] = slope @ head
             if head_gradient is not None:

@@ -29,8 +29,7 @@ def balance_loss(routings: Sequence[Routing], pooled: bool = False) -> Tensor:
     are multiplied, as transformers does, so that one layer may lean one way and the next the other. Padding is left
     out. Returns a scalar, fp32.
     """
-    chosen = torch.stack([_choices(routing) for routing in routings])
-    shares = torch.stack([_mean_share(routing) for routing in routings])
+    chosen, shares = (torch.stack(of_layers) for of_layers in zip(*map(_means, routings), strict=True))
     if pooled:
         chosen, shares = chosen.mean(0, keepdim=True), shares.mean(0, keepdim=True)
     return chosen.shape[1] * (chosen * shares).sum(1).mean()
@@ -47,14 +46,18 @@ def _real(routing: Routing, values: Tensor) -> Tensor:
     return values if routing.real is None else values[routing.real]
 
 
-def _choices(routing: Routing) -> Tensor:
+def _means(routing: Routing) -> tuple[Tensor, Tensor]:
+    """Choices a token that fell on each expert, and its share of the scores, both (experts,).
+
+    Where a row's tokens are spread over processes, the choices are those of all of them and the shares those of this
+    process over the tokens of all: the losses of the processes then add up to that of whole rows.
+    """
     experts = routing.logits.shape[1]
-    tokens = len(routing.chosen) if routing.real is None else routing.real.sum()
-    return loads(routing.chosen, experts, routing.real).float() / tokens
-
-
-def _mean_share(routing: Routing) -> Tensor:
-    return _real(routing, routing.shares).mean(0)
+    shares = _real(routing, routing.shares)
+    here = loads(routing.chosen, experts, routing.real)
+    everywhere = routing.total(torch.cat([here, here.new_tensor([len(shares)])]))
+    choices, tokens = everywhere[:-1], everywhere[-1]
+    return choices.float() / tokens, shares.sum(0) / tokens
 
 
 class RouterLosses:

@@ -101,11 +101,20 @@ class MultiTokenLM:
             counts[f"loss_{k}"] = int((later != IGNORED).sum())
         return counts
 
+    @property
+    def looks_up_tokens(self) -> bool:
+        """Whether `score` reads the model's embedding."""
+        return self.form == "sequential" and self.depth > 1
+
     def terms(self, model: nn.Module, batch: Batch) -> LossTerms:
         if len(self.depths) != self.depth - 1:
             self.attach(model)
+        return self.score(model, self.next.states(model, batch), batch)
+
+    def score(self, model: nn.Module, states: Tensor, batch: Batch) -> LossTerms:
+        """The terms that these states give, by the depths that are attached."""
         self.depths.train(model.training)
-        trunk = previous = self.next.states(model, batch)
+        trunk = previous = states
         terms = self.next.score(model, trunk, batch)
         ids, document_ids = batch["input_ids"], batch.get("document_ids")
         scale = getattr(model.config, "logit_scale", 1.0)

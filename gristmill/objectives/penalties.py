@@ -19,3 +19,15 @@ def weight_penalty(parameters: Iterable[Tensor], l1: float = 0.0, l2: float = 0.
     terms = [weight * size for parameter in parameters for weight, size in (
         (l1, parameter.float().abs().sum()), (l2 / 2, parameter.float().square().sum())) if weight]
     return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+@torch.no_grad()
+def penalise(parameters: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0, factor: Tensor | float = 1.0) -> Tensor:
+    """Add the gradient of `weight_penalty`, times `factor`, to `grad`, and return its value; no graph, so that weights
+    may lie on many processes."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        gradient = factor * (l1 * parameter.sign() + l2 * parameter)
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    value = weight_penalty(parameters, l1, l2)
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

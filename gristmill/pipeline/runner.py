@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from typing import Any
 from gristmill.core import interrupt
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import to_plain
-from gristmill.core.errors import GristmillError, InternalError, Interrupted, MachineError, UserError
+from gristmill.core.errors import GristmillError, Interrupted
 from gristmill.core.files import disk_errors, write_atomic
-from gristmill.core.hashing import canonical_json
+from gristmill.core.hashing import canonical_json, digest
 from gristmill.core.progress import Progress, Silent
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.pipeline import provenance
 from gristmill.pipeline.display import plan_table, show, summary_table
+from gristmill.pipeline.follow import follow, message
+from gristmill.pipeline.guard import guarded
 from gristmill.pipeline.lock import run_lock
 from gristmill.pipeline.log import EventLog, now
 from gristmill.pipeline.plan import Plan, Step, decide, make_plan
+from gristmill.pipeline.ranks import Leader, check_layout, leading, place
 from gristmill.pipeline.state import RunState
 from gristmill.pipeline.store import ArtifactStore
 from gristmill.pipeline.work import WorkFolder, remove_torn_writes
@@ -56,26 +60,53 @@ def run(recipe: str | Path | Mapping[str, Any] | Recipe, *, runs_dir: str | Path
     recipe: a file, a mapping or a Recipe. set: overrides, as `--set` takes them or as {dotted path: value}.
     resume: take up unfinished work (else it is begun anew). dry_run: plan only and write nothing.
     Raises RecipeError before anything runs; Interrupted on SIGTERM or Ctrl-C, with everything durable kept.
+
+    Under torchrun the first process runs the recipe and the others take part in its stages that can use them
+    (`pipeline/ranks.py`); there SystemExit ends a process whose error the first one tells.
     """
-    typed = load_recipe(recipe, [set] if isinstance(set, str) else set)
-    store = ArtifactStore(runs_dir)
-    progress = progress or Silent()
-    plan = make_plan(typed, store, until)
-    folder = store.run_folder(typed.name)
-    if dry_run:
-        show(progress, plan_table(plan))
-        return Run(typed.name, folder, plan)
-    with interrupt.handlers(), run_lock(folder):
-        return _Runner(typed, store, plan, runtime or Runtime(), progress, resume, report).run()
+    def load() -> Recipe:
+        return load_recipe(recipe, [set] if isinstance(set, str) else set)
+
+    def lead(ranks: Leader | None = None) -> Run:
+        typed, store, shown = load(), ArtifactStore(runs_dir), progress or Silent()
+        if ranks is not None:
+            ranks.meet(_card(typed))
+        plan = make_plan(typed, store, until)
+        folder = store.run_folder(typed.name)
+        if dry_run:
+            show(shown, plan_table(plan))
+            return Run(typed.name, folder, plan)
+        with interrupt.handlers(), run_lock(folder):
+            return _Runner(typed, store, plan, runtime or Runtime(), shown, resume, report, ranks).run()
+
+    here = place()
+    check_layout((runtime or Runtime()).parallel, here.size)
+    if here.size == 1:
+        return lead()
+    with interrupt.handlers(together=True):
+        if here.main:
+            with leading(here) as ranks:
+                done = lead(ranks)
+                ranks.left = {name: str(artifact.path) for name, artifact in done.artifacts.items()}
+                return done
+        typed, left = follow(here, load, _card)
+        made = {name: Artifact.open(path) for name, path in left.items()}
+        return Run(typed.name, ArtifactStore(runs_dir).run_folder(typed.name), Plan(typed, []), made)
+
+
+def _card(recipe: Recipe) -> dict[str, Any]:
+    """What must be the same on all processes of a run."""
+    return {"code": provenance.code(), "torch": provenance.libraries().get("torch"),
+            "recipe": digest(recipe.to_plain())}
 
 
 class _Runner:
     """One run under the lock of its folder."""
 
     def __init__(self, recipe: Recipe, store: ArtifactStore, plan: Plan, runtime: Runtime, progress: Progress,
-                 resume: bool, report: bool) -> None:
+                 resume: bool, report: bool, ranks: Leader | None = None) -> None:
         self.recipe, self.store, self.plan, self.runtime, self.progress = recipe, store, plan, runtime, progress
-        self.resume, self.report = resume, report
+        self.resume, self.report, self.ranks = resume, report, ranks
         self.folder = store.run_folder(recipe.name)
         self.result = Run(recipe.name, self.folder, plan)
 
@@ -155,7 +186,9 @@ class _Runner:
                                runtime=self.runtime, progress=self.progress,
                                open_writer=writer_opener(self.runtime))
         context.cache.mkdir(parents=True, exist_ok=True)
-        metrics = dict(guarded(step, work.path, context) or {})
+        alone = self.ranks is None or not type(step.config).many_processes
+        with nullcontext() if alone else self.ranks.together(message(step.name, context)):  # type: ignore[union-attr]
+            metrics = dict(guarded(step.name, step.config, work.path, context) or {})
         canonical_json(metrics)
         return {
             "kind": step.produces, "name": f"{self.recipe.name}/{step.name}", "version": step.version,
@@ -208,40 +241,6 @@ class _Runner:
         except Exception as error:  # the run is done; a report that fails must not make it fail
             self.log.write("report_failed", error=str(error), traceback=traceback.format_exc())
             self.progress.say(f"the report could not be written: {error} (details in {self.folder / 'log.jsonl'})")
-
-
-def guarded(step: Step, path: Path, context: StageContext) -> Mapping[str, Any]:
-    """Run a stage's own code; whatever it raises comes out as an error that says which stage it was."""
-    try:
-        with disk_errors(path):
-            return step.config.run(context)
-    except GristmillError as error:
-        if error.where is None:
-            error.where = f"stage {step.name}"
-        elif step.name not in error.where:
-            error.where = f"stage {step.name}: {error.where}"
-        raise
-    except Interrupted as error:
-        error.where = error.where or f"stage {step.name}"
-        raise
-    except MemoryError as error:
-        raise MachineError("not enough memory", where=f"stage {step.name}",
-                           fix="lower the batch size or the number of workers, or use a larger machine") from error
-    except OSError as error:
-        if error.filename is None:
-            raise _ours(step, error) from error
-        kind = (
-            UserError if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)) else MachineError
-        )
-        raise kind(error.strerror or str(error), where=f"stage {step.name}: {error.filename}") from error
-    except Exception as error:
-        raise _ours(step, error) from error
-
-
-def _ours(step: Step, error: Exception) -> InternalError:
-    return InternalError(f"{type(error).__name__}: {error}", where=f"stage {step.name}",
-                         fix="this is a fault of ours: the traceback is in the run's log.jsonl "
-                             "(GRISTMILL_DEBUG=1 prints it); please report it")
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -15,8 +15,7 @@ from gristmill.core.files import disk_errors
 from gristmill.core.progress import Progress, Silent
 from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import Runtime, StageContext
-from gristmill.pipeline.plan import Step
-from gristmill.pipeline.runner import guarded
+from gristmill.pipeline.guard import guarded
 from gristmill.pipeline.work import flush_tree
 from gristmill.pipeline.writers import writer_opener
 
@@ -32,15 +31,14 @@ def run_alone(config: Any, inputs: Mapping[str, Artifact], out: Path | str, *, s
         raise UserError("this already exists and would be overwritten", where=str(out), fix="name a new folder")
     kind = type(config).kind
     work = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    step = Step(name=kind, config=config, seed=derive_seed(seed, kind), references=[], needs=[])
     with interrupt.handlers():
         try:
             with disk_errors(out):
                 work.mkdir(parents=True)
-                context = StageContext(name=out.name, seed=step.seed, work=work, cache=work / ".scratch" / "cache",
-                                       inputs=inputs, runtime=runtime or Runtime(), progress=progress or Silent(),
-                                       open_writer=writer_opener(runtime or Runtime()))
-                metrics = dict(guarded(step, work, context) or {})
+                context = StageContext(name=out.name, seed=derive_seed(seed, kind), work=work,
+                                       cache=work / ".scratch" / "cache", inputs=inputs, runtime=runtime or Runtime(),
+                                       progress=progress or Silent(), open_writer=writer_opener(runtime or Runtime()))
+                metrics = dict(guarded(kind, config, work, context) or {})
                 for scraps in (".scratch", "telemetry"):
                     shutil.rmtree(work / scraps, ignore_errors=True)
                 flush_tree(work)

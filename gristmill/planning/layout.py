@@ -10,20 +10,20 @@ from typing import Any
 from gristmill.core.errors import UserError
 from gristmill.planning.anatomy import Anatomy
 
-DEGREES = ("data", "fsdp", "tensor", "pipeline", "context", "expert")
+DEGREES = ("replicate", "shard", "tensor", "pipeline", "context", "expert")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Degrees of parallelism; data x fsdp x tensor x pipeline x context devices."""
+    """Degrees of parallelism; replicate x shard x tensor x pipeline x context devices."""
 
-    data: int = 1
+    replicate: int = 1
     """Replicas that hold everything."""
-    fsdp: int = 1
+    shard: int = 1
     """Replicas that share what `zero` says (Rajbhandari et al. 2020, arXiv:1910.02054; Zhao et al. 2023,
     arXiv:2304.11277)."""
     zero: int = 3
-    """1: the optimizer's state is split over fsdp, 2: gradients too, 3: weights too."""
+    """1: the optimizer's state is split over shard, 2: gradients too, 3: weights too."""
     tensor: int = 1
     """Matrices are split, and what lies between them along the sequence (arXiv:1909.08053, arXiv:2205.05198)."""
     pipeline: int = 1
@@ -31,7 +31,7 @@ class Layout:
     context: int = 1
     """Parts of a row (ring attention, arXiv:2310.01889)."""
     expert: int = 1
-    """Experts are split over this many of the data and fsdp replicas."""
+    """Experts are split over this many of the replicate and shard groups."""
 
     def __post_init__(self) -> None:
         for name in DEGREES:
@@ -39,20 +39,20 @@ class Layout:
                 raise UserError(f"{name} = {getattr(self, name)}", where="--parallel", fix="degrees are at least 1")
         if self.zero not in (1, 2, 3):
             raise UserError(f"zero = {self.zero}", where="--parallel", fix="choose 1, 2 or 3")
-        if (self.data * self.fsdp) % self.expert:
-            raise UserError(f"{self.expert} groups of experts do not fit {self.data * self.fsdp} replicas",
-                            where="--parallel", fix="choose a divisor of data x fsdp")
+        if (self.replicate * self.shard) % self.expert:
+            raise UserError(f"{self.expert} groups of experts do not fit {self.replicate * self.shard} replicas",
+                            where="--parallel", fix="choose a divisor of replicate x shard")
 
     @classmethod
     def parse(cls, text: str) -> Layout:
-        """`fsdp=8,tensor=2,zero=3`."""
+        """`shard=8,tensor=2,zero=3`."""
         values: dict[str, int] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
             name, _, number = part.partition("=")
             if name not in (*DEGREES, "zero"):
                 raise UserError(f"there is no kind of parallelism {name!r}", where="--parallel",
-                                fix=f"choose from {', '.join(DEGREES)}, and zero for what fsdp splits; for example "
-                                    "--parallel fsdp=8,tensor=2")
+                                fix=f"choose from {', '.join(DEGREES)}, and zero for what shard splits; for example "
+                                    "--parallel shard=8,tensor=2")
             if not number.isdecimal():
                 raise UserError(f"{part!r} gives no whole number", where="--parallel", fix=f"write {name}=8")
             values[name] = int(number)
@@ -60,12 +60,12 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        return self.data * self.fsdp * self.tensor * self.pipeline * self.context
+        return self.replicate * self.shard * self.tensor * self.pipeline * self.context
 
     @property
     def replicas(self) -> int:
         """Groups that read different rows."""
-        return self.data * self.fsdp
+        return self.replicate * self.shard
 
     def problem(self, found: Anatomy) -> str | None:
         """Why this model cannot be spread so, or None."""
@@ -81,16 +81,16 @@ class Layout:
         return None
 
     def text(self) -> str:
-        """`fsdp=8,tensor=2`, what differs from one device."""
+        """`shard=8,tensor=2`, what differs from one device."""
         said = [f"{name}={getattr(self, name)}" for name in DEGREES if getattr(self, name) > 1]
-        return ",".join(said + ([f"zero={self.zero}"] if self.fsdp > 1 and self.zero != 3 else [])) or "one device"
+        return ",".join(said + ([f"zero={self.zero}"] if self.shard > 1 and self.zero != 3 else [])) or "one device"
 
     def as_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "devices": self.devices}
 
 
 def candidates(devices: int, per_host: int, found: Anatomy) -> Iterator[Layout]:
-    """Layouts worth trying on so many devices: tensor inside a host, pipeline by powers of two, fsdp for the rest."""
+    """Layouts worth trying on so many devices: tensor inside a host, pipeline by powers of two, shard for the rest."""
     tensor = 1
     while tensor <= min(per_host, devices):
         pipeline = 1
@@ -98,7 +98,7 @@ def candidates(devices: int, per_host: int, found: Anatomy) -> Iterator[Layout]:
             if devices % (tensor * pipeline) == 0:
                 rest = devices // (tensor * pipeline)
                 for zero in (1, 3) if rest > 1 else (3,):
-                    layout = Layout(fsdp=rest, tensor=tensor, pipeline=pipeline, zero=zero)
+                    layout = Layout(shard=rest, tensor=tensor, pipeline=pipeline, zero=zero)
                     if layout.problem(found) is None:
                         yield layout
             pipeline *= 2

@@ -117,7 +117,7 @@ def _stage(
     per_stage = -(-len(found.per_block) // layout.pipeline)
     blocks = slice(0, per_stage) if first else slice(len(found.per_block) - per_stage, None)
     inside, outside, experts = _parameters(found, layout, blocks, first, last)
-    split = layout.fsdp
+    split = layout.shard
     low = 2 if precision == "bf16" else 4
     gathered = layout.zero == 3 and split > 1
     matrix_bytes, other_bytes = OPTIMIZERS[optimizer]
@@ -126,7 +126,7 @@ def _stage(
     averaged = 4.0 if average else 0.0
 
     def held(inner: float, outer: float, zero: int) -> float:
-        """Bytes of a number so large for every parameter: experts are split already, fsdp shares the rest."""
+        """Bytes of a number so large for every parameter: experts are split already, shard shares the rest."""
         shares = split if layout.zero >= zero else 1
         return (inner * inside + outer * outside) / shares + inner * experts / max(1.0, shares / layout.expert)
 

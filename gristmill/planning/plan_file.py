@@ -9,7 +9,7 @@
         parameters: 176.2e9          # in place of a model whose architecture we do not have
         tokens: 2T
         hardware: a100-80:2048
-        parallel: fsdp=2048
+        parallel: shard=2048
         region: FR
         given: {device_hours: 184320, device_watts: 400, pue: 1, host_share: 0, grid_g_per_kwh: 423.5}
         expect: {energy_kwh: 73728, co2e_kg: 31220, mfu_6nd: 0.391, tolerance: 0.01}

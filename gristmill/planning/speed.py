@@ -53,13 +53,13 @@ def layout_cost(
 
     experts = found.parameters["experts"]
     local = (found.total - experts + experts / layout.expert) / (layout.tensor * layout.pipeline)
-    wire = device.link if layout.fsdp * layout.tensor * layout.context <= device.per_host else device.network
+    wire = device.link if layout.shard * layout.tensor * layout.context <= device.per_host else device.network
     hidden = 0.0
-    if layout.fsdp > 1:
+    if layout.shard > 1:
         passes = 2 * micro + 1 if layout.zero == 3 else 2
-        hidden += passes * local * low * (1 - 1 / layout.fsdp) / wire / micro
-    if layout.data > 1:
-        hidden += 2 * local * 4 * (1 - 1 / layout.data) / device.network / micro
+        hidden += passes * local * low * (1 - 1 / layout.shard) / wire / micro
+    if layout.replicate > 1:
+        hidden += 2 * local * 4 * (1 - 1 / layout.replicate) / device.network / micro
     blocks = len(found.per_block) / layout.pipeline
     exposed = 0.0
     if layout.tensor > 1:

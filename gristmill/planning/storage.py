@@ -11,7 +11,7 @@ from gristmill.planning.memory import OPTIMIZERS
 from gristmill.planning.tables import Tables
 
 KEPT = 2
-"""Checkpoints that a run keeps (training/checkpoint.py); while one is written there is one more."""
+"""Checkpoints that a run keeps (training/checkpoints); while one is written there is one more."""
 
 
 @dataclass(frozen=True, kw_only=True)

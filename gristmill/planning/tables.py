@@ -46,6 +46,8 @@ class Device:
     embodied_kg: float | None = None
     mfu: Interval | None = None
     """Share of the peak that was measured here; None: nobody measured."""
+    reported: tuple[str, ...] = ()
+    """What its driver calls it, exactly: so a running training recognises it."""
     source: str
     date: str
 
@@ -250,7 +252,8 @@ def _device(row: Mapping[str, Any]) -> Device:
         per_host=int(_number(row, "per_host", 1)),
         link=_number(row, "link_gb_s", 32) * gb, network=_number(row, "network_gb_s", 1.25) * gb,
         embodied_kg=_number(row, "embodied_kg") if "embodied_kg" in row else None,
-        mfu=_interval(row, "mfu") if "mfu" in row else None, source=row["source"], date=row["date"])
+        mfu=_interval(row, "mfu") if "mfu" in row else None,
+        reported=tuple(str(name) for name in row.get("reported") or ()), source=row["source"], date=row["date"])
 
 
 def _run(row: Mapping[str, Any]) -> PublishedRun:

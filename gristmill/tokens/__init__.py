@@ -13,13 +13,13 @@ from gristmill.tokens.loader import Loader
 from gristmill.tokens.materialise import materialise
 from gristmill.tokens.mixture import Mixture, MixturePlan, plan_mixture
 from gristmill.tokens.packing import RowBatches, Rows, pack_examples, pad_examples
-from gristmill.tokens.positions import BatchWarmup, Positions, RankBatches
+from gristmill.tokens.positions import BatchWarmup, Positions
 from gristmill.tokens.shards import ShardWriter, TokenShards
 from gristmill.tokens.whole_documents import WholeBatches, laid_out, text_batches
 
 __all__ = [
     "ArrangedRows", "Arrangement", "Batch", "BatchWarmup", "Curriculum", "EvaluationBatches", "Loader", "Mixture",
-    "MixturePlan", "MixturePoint", "PackedBatches", "Packing", "Positions", "RankBatches", "RowBatches", "Rows",
+    "MixturePlan", "MixturePoint", "PackedBatches", "Packing", "Positions", "RowBatches", "Rows",
     "ShardWriter", "TokenShards", "WholeBatches", "arrange", "laid_out", "materialise", "pack_examples", "pad_examples",
     "permuted", "plan_mixture", "text_batches",
 ]

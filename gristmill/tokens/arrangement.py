@@ -133,6 +133,12 @@ class ArrangedRows:
                 result[name][torch.from_numpy(here)] = tensor
         return result
 
+    def documents(self, place: int) -> list[str]:
+        """The documents of the row at this place of training, `id (source)` each; none where its rows do not say."""
+        components, draws = self.interleaving.at(np.array([place]))
+        known = getattr(self.parts[int(components[0])], "documents", None)
+        return [] if known is None else known(int(draws[0]))
+
     def described(self) -> dict[str, Any]:
         """For plan.json: the mixture, buckets, and the planned shares over the run for plots."""
         arrangement = self.arrangement

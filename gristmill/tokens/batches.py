@@ -134,6 +134,11 @@ class PackedBatches:
         """The rows at these places of training: batch `step` has the places from step x batch on."""
         return self._read(self.order.rows_at(places), len(places))
 
+    def documents(self, place: int) -> list[str]:
+        """The documents that the row at this place of training holds, `id (source)` each, in order."""
+        start = int(self.order.rows_at(np.array([place]))[0]) * self.context
+        return documents_in(self.shards, [(start, start + self.context + 1)])
+
     def _read(self, windows: np.ndarray, rows: int) -> Batch:
         starts = (windows * self.context).tolist()
         return read_rows(self.shards, [[(s, s + self.context + 1)] for s in starts], rows, self.context)
@@ -195,6 +200,17 @@ class EvaluationBatches:
             raise IndexError(f"step {step} of {self.steps}")
         rows = range(step * self.batch_size, min((step + 1) * self.batch_size, self.rows))
         return [(r * self.context, min(r * self.context + self.context + 1, self.stop)) for r in rows]
+
+
+def documents_in(shards: TokenShards, spans: list[tuple[int, int]]) -> list[str]:
+    """The documents whose tokens lie in these spans (start, stop), `id (source)` each, in order."""
+    found = []
+    for start, stop in spans:
+        index = shards.document_index(start, stop)
+        for number in np.unique(index[:-1]).tolist():
+            origin = shards.locate(int(shards.offsets[number]))
+            found.append(f"{origin.document} ({origin.source})" if origin.source else origin.document)
+    return found
 
 
 def empty_batch(rows: int, context: int, pad_id: int = 0) -> Batch:

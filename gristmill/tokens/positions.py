@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
-
 import numpy as np
 
 from gristmill.core.config import config, require
+from gristmill.core.errors import UserError
 
 
 @config
@@ -48,46 +46,20 @@ class Positions:
         first = self._rows[level] + (step - self._steps[level]) * self._sizes[level]
         return first, first + self._sizes[level]
 
+    def places(self, step: int, share: int = 0, shares: int = 1) -> np.ndarray:
+        """Places of the rows of an update; of several shares, those of one: an even stretch, some one row longer.
+
+        All shares together are the same rows in the same order as one alone, so that a run can go on at any step with
+        any other number of them. Raises UserError where there are fewer rows than shares.
+        """
+        first, stop = self.span(step)
+        if stop - first < shares:
+            raise UserError(f"an update of {stop - first} rows cannot be dealt to {shares} processes", where="batch",
+                            fix="raise batch (and batch_warmup.start), or lower replicate x shard of the layout")
+        edges = [first + (stop - first) * at // shares for at in (share, share + 1)]
+        return np.arange(*edges)
+
     def steps(self, rows: float) -> int:
         """Updates that read about so many rows, at least one."""
         level = int(np.searchsorted(self._rows, rows, side="right")) - 1
         return max(1, self._steps[level] + round((rows - self._rows[level]) / self._sizes[level]))
-
-
-class RowsByPlace(Protocol):
-    """Training rows without an end."""
-
-    def rows(self, places: np.ndarray) -> Any:
-        """The rows at these places, a pure function of the place."""
-
-
-@dataclass(frozen=True)
-class RankBatches:
-    """What one of several ranks reads of each update: a stretch of its rows.
-
-    All ranks together read the same rows in the same order as one would alone, so that a run can go on at any step with
-    any other number of them; where they do not divide the rows evenly, some read one row more, which a loss that is
-    divided by the count over all ranks does not notice. For a `Loader`.
-    """
-
-    source: RowsByPlace
-    positions: Positions
-    rank: int = 0
-    world_size: int = 1
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        first, stop = self.positions.span(0)
-        require(0 <= self.rank < self.world_size, "rank", f"must be from 0 to {self.world_size - 1}")
-        require(stop - first >= self.world_size, "world_size",
-                f"{self.world_size} ranks, but the first update has {stop - first} rows")
-
-    def places(self, step: int) -> np.ndarray:
-        """Places of this rank's rows in the global order."""
-        first, stop = self.positions.span(step)
-        cuts = [first + (stop - first) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        return np.arange(*cuts)
-
-    def batch(self, step: int) -> Any:
-        """This rank's rows of update `step`."""
-        return self.source.rows(self.places(step))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gristmill.core.errors import UserError
-from gristmill.tokens.batches import Batch, PackedBatches, ShuffledOrder, read_rows
+from gristmill.tokens.batches import Batch, PackedBatches, ShuffledOrder, documents_in, read_rows
 from gristmill.tokens.best_fit import Layout, best_fit
 from gristmill.tokens.shards import TokenShards
 from gristmill.tokens.stored import stored
@@ -135,6 +135,11 @@ class WholeBatches:
     def rows(self, places: np.ndarray) -> Batch:
         """The rows at these places of training: batch `step` has the places from step x batch on."""
         return self._read(self.order.rows_at(places))
+
+    def documents(self, place: int) -> list[str]:
+        """The documents that the row at this place of training holds, `id (source)` each, in order."""
+        row = int(self.order.rows_at(np.array([place]))[0])
+        return documents_in(self.shards, self.layout.spans(self.shards, row))
 
     def _read(self, rows: np.ndarray) -> Batch:
         spans = [self.layout.spans(self.shards, row) for row in rows.tolist()]

@@ -2,7 +2,7 @@
 
 In: a model, an objective, a source of batches. Out: trained weights, a trace, resumable checkpoints.
 Pretraining, fine-tuning and preference optimisation all run through `Trainer`; it knows nothing of which.
-May import: core, data, tokenizer, tokens, models, objectives.
+May import: core, data, tokenizer, tokens, models, planning, objectives.
 """
 
 from gristmill.training.loop import BatchSource, Trainer, TrainingConfig

@@ -10,8 +10,8 @@ from gristmill.models.body import Body
 from gristmill.training.device import compiler_problem
 
 BREAK_EVEN_SECONDS = 150.0
-"""Training shorter than this is faster without: a cold compile of one block costs about 25 s and saves a fifth
-(docs/decisions.md, "compile")."""
+"""Training shorter than this is faster without: a cold compile of one block costs about 20 s and saves an eighth to a
+fifth of each step (docs/decisions.md, "compile")."""
 
 
 def should_compile(runtime: Runtime, expected_seconds: float) -> bool:

@@ -15,6 +15,8 @@ import torch
 
 from gristmill.core.errors import MachineError, UserError
 from gristmill.core.stage import Runtime
+from gristmill.models.layers.float8 import float8_problem
+from gristmill.training.deterministic import use_deterministic
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Compute:
     dtype: torch.dtype
     """Of matrix products inside `autocast`; weights and optimizer states stay fp32."""
     threads: int
+    float8: bool = False
+    """Whether the large linear layers of the blocks make their products in float8."""
+    runtime: Runtime = Runtime()
+    """What was asked for."""
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Matrix products in `dtype`, everything sensitive in fp32."""
@@ -47,18 +53,27 @@ def prepare(runtime: Runtime) -> Compute:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError("no CUDA device can be used here", where=f"device {wanted}", fix="use --device cpu")
+    use_deterministic(runtime.deterministic)
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU a process, as torchrun counts them on a node
+        wanted = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        torch.cuda.set_device(wanted)
     device = torch.device(wanted)
     threads = runtime.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
         keep_freed_memory()
-    choices = {"fp32": torch.float32, "bf16": torch.bfloat16,
-               "auto": torch.bfloat16 if bf16_pays(device) else torch.float32}
+    # Half the memory and the matrix units of GPUs that know no bf16; a CPU without it is fastest in fp32.
+    otherwise = torch.float16 if device.type == "cuda" else torch.float32
+    choices = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float8": torch.bfloat16,
+               "auto": torch.bfloat16 if bf16_pays(device) else otherwise}
     if runtime.precision not in choices:
         raise UserError(f"precision {runtime.precision!r} is unknown", fix=f"choose one of {', '.join(choices)}")
     # "medium" sends fp32 products to oneDNN on CPUs, about twice as fast on AMD; without AMX it stays full fp32.
     torch.set_float32_matmul_precision("highest" if runtime.precision == "fp32" else "medium")
-    return Compute(device, choices[runtime.precision], threads)
+    float8 = runtime.precision == "float8"
+    if float8 and (problem := float8_problem(device)):
+        raise MachineError(problem, where="precision float8", fix="use --precision bf16")
+    return Compute(device, choices[runtime.precision], threads, float8, runtime)
 
 
 def keep_freed_memory() -> bool:

@@ -1,14 +1,18 @@
 """The one training loop.
 
 An update takes a window of micro-batches from the source, divides every summed term by its count over the whole
-window, clips, and steps. State is one checkpoint: weights, optimizer, average, random state, and the number of
-updates done; because batches are a pure function of that number, a resumed run is the undisturbed run.
+window and all processes, clips, and steps. State is one checkpoint: weights, optimizer, average, and the number of
+updates done; because batches and dropout are pure functions of that number, a resumed run is the undisturbed run,
+on any number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,65 +22,46 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.core import interrupt
-from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_jsonl
 from gristmill.core.progress import Progress, Silent
+from gristmill.core.seeds import derive_seed
 from gristmill.models.body import Body
 from gristmill.models.layers.moe import rebalance
+from gristmill.models.loading import build
 from gristmill.objectives.base import Batch, Objective, attach
-from gristmill.objectives.penalties import weight_penalty
+from gristmill.objectives.penalties import penalise
 from gristmill.objectives.r_drop import RDrop, has_dropout
-from gristmill.training import checkpoint
+from gristmill.tokens.loader import Loader
+from gristmill.training.accumulate import Accumulation
+from gristmill.training.budget import Target
+from gristmill.training.checkpoints import Checkpoints
+from gristmill.training.config import TrainingConfig
+from gristmill.training.deterministic import explained
 from gristmill.training.device import Compute
-from gristmill.training.optimizers import OptimizerConfig, build_optimizer
-from gristmill.training.schedules import ScheduleConfig, factor
-from gristmill.training.trace import TensorBoard, TraceFile
+from gristmill.training.fit_memory import out_of_memory_told
+from gristmill.training.guards import Guards
+from gristmill.training.not_finite import trace_not_finite
+from gristmill.training.optimizers import build_optimizer
+from gristmill.training.parallel.apply import Settings, parallelise
+from gristmill.training.parallel.gradients import clip, total_norm
+from gristmill.training.parallel.world import World
+from gristmill.training.report import Count, Report, over
+from gristmill.training.schedules import factor
+from gristmill.training.trace import Traces
+from gristmill.training.watching import Watching, holding
 
 
 class BatchSource(Protocol):
     """Where batches come from."""
 
     def window(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of update `step` (0-based): a pure function of the step."""
+        """This process's micro-batches of update `step` (0-based), a pure function of the step; as many on every
+        process."""
 
 
-@config
-class TrainingConfig:
-    """How long and how carefully to train; the same for every kind of training."""
-
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    clip: float = 1.0
-    """Largest gradient norm; 0 for no clipping."""
-    evaluations: int = 8
-    """How many evaluations, evenly spread; the last is after the last step."""
-    patience: int = 0
-    """Stop after this many evaluations without a better one; 0 never stops early."""
-    keep_best: bool = False
-    """End with the weights of the best evaluation rather than the last ones."""
-    ema: float = 0.0
-    """Decay of an exponential average of the weights, used for evaluation and as the result; 0 for none."""
-    checkpoint_seconds: float = 30.0
-    """At least this long between checkpoints."""
-    l1: float = 0.0
-    """Adds l1 x the sum of |w| of all matrices but the embedding to what is minimised; `loss` is reported without."""
-    l2: float = 0.0
-    """Adds l2 / 2 x the sum of their w². Its gradient passes through the optimizer; for decay that does not, use
-    optimizer.weight_decay."""
-    r_drop: float = 0.0
-    """Weight (alpha) of R-Drop: every batch is run twice, and what dropout makes of it is to agree (arXiv:2106.14448;
-    1 to 5). Needs a model with dropout, and doubles the time of a step."""
-
-    def __post_init__(self) -> None:
-        for name in ("l1", "l2", "r_drop"):
-            require(getattr(self, name) >= 0, name, "must not be negative")
-        require(self.clip >= 0, "clip", "must not be negative")
-        require(self.evaluations >= 1, "evaluations", "must be at least 1")
-        require(self.patience >= 0, "patience", "must not be negative")
-        require(0 <= self.ema < 1, "ema", "must be in [0, 1)")
-
-
+ATTACHED = "objective."
+"""Before the names of what an objective brings."""
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 """(model, updates done) -> values for evaluations.jsonl; `score` (lower is better) steers early stopping."""
 
@@ -84,7 +69,7 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 @dataclass
 class Trainer:
     """Trains `model` in place. `folder` receives trace.jsonl, evaluations.jsonl and telemetry/; checkpoints lie in
-    `checkpoints`. `evaluate` is called with the model (or its average) in eval mode."""
+    `checkpoints`. `evaluate` is called with the model (or its average) in eval mode, on all processes."""
 
     model: Body
     objective: Objective
@@ -97,12 +82,15 @@ class Trainer:
     evaluate: Evaluate | None = None
     progress: Progress = field(default_factory=Silent)
     label: str = "training"
+    seed: int = 0
+    """Of dropout."""
+    world: World | None = None
+    """The processes that train together; default this one alone."""
+    settings: Settings = field(default_factory=Settings)
+    target_loss: float | None = None
+    """Stop as soon as an evaluation's `valid_loss` is at or below it."""
 
     def __post_init__(self) -> None:
-        self.trained: dict[str, nn.Module] = {"": self.model}
-        extra = attach(self.objective, self.model)
-        if extra is not None:
-            self.trained["objective."] = extra
         self.minimised: Objective = self.objective
         if self.config.r_drop:
             if not has_dropout(self.model.config):
@@ -110,9 +98,22 @@ class Trainer:
                                 where=f"{self.label}: training.r_drop",
                                 fix="give the model dropout (model.options: {dropout: 0.1}), or set r_drop to 0")
             self.minimised = RDrop(self.objective, self.config.r_drop)
+        self.together = self.world or World.alone(self.compute.device)
+        self.trained: dict[str, nn.Module] = {"": self.model}
+        extra = attach(self.objective, self.model)
+        if extra is not None:
+            self.trained[ATTACHED] = extra
+        self.settings = dataclasses.replace(self.settings, float8=self.compute.float8,
+                                            checkpointing=self.config.activation_checkpointing)
+        self.passes = parallelise(self.model, self.minimised, extra, self.together, self.compute, self.settings)
+        self.saves = Checkpoints(self.checkpoints, self.together, keep_every=self.config.keep_every, asynchronous=True)
+        self.begin()
+
+    def begin(self) -> None:
+        """Fresh state for the weights as they are: optimizer, average, counters."""
         named = [(at + name, p) for at, module in self.trained.items() for name, p in module.named_parameters()]
-        self.optimizer = build_optimizer(named, self.config.optimizer)
         self.names = {parameter: name for name, parameter in named}
+        self.optimizer = build_optimizer(named, self.config.optimizer)
         self.penalised = [p for group in self.optimizer.param_groups if group["decays"] for p in group["params"]]
         # State that no gradient reaches, such as the bias by which experts are chosen.
         self.buffers: dict[str, Tensor] = {}
@@ -123,188 +124,332 @@ class Trainer:
         self.step, self.best, self.waited, self.tokens = 0, math.inf, 0, 0
         self.best_weights: dict[str, Tensor] = {}
         self.stopped_early = False
+        self.guards = Guards(self.config, self.compute, self.together)
+        if isinstance(self.passes, Accumulation):
+            self.passes.after = (lambda number: self.guards.after(number, self.names)) if self.guards.noise else None
+        self.recent: deque[tuple[int, Sequence[Batch]]] = deque(maxlen=self.lag + 1)
+        self.now: Callable[..., Any] = lambda phase, step=None: None
+        self.saved_at = self.noted_at = time.monotonic()
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, Any]:
-        """Train from the newest checkpoint (or from the start) to the end; returns final numbers for the record."""
+        """Train from the newest checkpoint (or from the start) to the end; returns final numbers for the record, on
+        the first process."""
         self._resume()
         kept = self.step or -1  # without a checkpoint even the evaluation before the first step is done again
-        trace = TraceFile(self.folder / "trace.jsonl", kept)
-        evaluations = TraceFile(self.folder / "evaluations.jsonl", kept)
-        speed = TraceFile(self.folder / "telemetry" / "speed.jsonl", kept)
-        board = TensorBoard(self.folder / "telemetry" / "tensorboard")
-        saved_at = time.monotonic()
-        last_evaluation: dict[str, Any] = {}
+        self.watching = Watching.begin(
+            self.compute, self.together, self.folder, self.model.config, name=self.label, left=self.steps - self.step,
+            settings=self.config, say=self.progress.say, holding=lambda: holding(
+                self.names, self.optimizer.tensors(self.names), self.buffers, self.average))
+        self.traces = Traces(self.folder if self.together.main else None, kept, self.watching.write)
+        self.target = None if self.target_loss is None else Target(self.target_loss, self.steps)
+        if self.target is not None:
+            self.target.remember(*self.together.tell([self._written("trace"), self._written("evaluations")]))
+        self.saved_at = self.noted_at = time.monotonic()
+        self.last_score: float | None = None
         due = self._evaluation_steps()
+        running: deque[Report] = deque()
         try:
-            with self.progress.bar(self.label, self.steps, "steps") as bar, interrupt.deferred():
+            with self.progress.bar(self.label, self.steps, "steps") as bar, interrupt.deferred(), explained(), \
+                    self._windows() as windows, self.watching.signs as self.now:
                 if self.step == 0 and self.evaluate is not None:
-                    last_evaluation = self._evaluate(evaluations, board)
+                    self.now("evaluation", 0)
+                    self._evaluate()
                 bar.advance(self.step)
                 while self.step < self.steps and not self.stopped_early:
                     began = time.monotonic()
-                    window = self.source.window(self.step)
-                    waited = time.monotonic() - began
-                    record = self.update(window)
-                    seconds = time.monotonic() - began
-                    trace.write(record)
-                    rate = sum(b["input_ids"].numel() for b in window) / seconds
-                    telemetry = {"seconds": seconds, "tokens_per_second": rate, "data_wait": waited / seconds,
-                                 "memory_mb": _resident_mb()}
-                    speed.write({"step": self.step, **telemetry})
-                    board.write(self.step, {f"train/{k}": v for k, v in record.items()} | {
-                        f"speed/{k}": v for k, v in telemetry.items()})
-                    bar.advance(1, f"loss {record['loss']:.3f}, {rate:,.0f} tokens/s" + (
-                        f", valid {last_evaluation['score']:.3f}" if "score" in last_evaluation else ""))
+                    self.now("data", self.step)
+                    with self.watching.recording.range("data"):
+                        _, window = next(windows)
+                    running.append(self.advance(window, began, time.monotonic() - began))
+                    self.watching.recording.step()
+                    self.now("report")
                     evaluated = self.step in due and self.evaluate is not None
+                    behind = 0 if evaluated or self.step == self.steps else self.lag
+                    reports = [running.popleft() for _ in range(len(running) - behind)]
+                    for report in reports:
+                        self._note(report, bar)
+                    if not evaluated and self.evaluate is not None and self.target and self.target.due(self.step):
+                        evaluated = True
+                        while running:
+                            reports.append(running.popleft())
+                            self._note(reports[-1], bar)
                     if evaluated:
-                        last_evaluation = self._evaluate(evaluations, board)
-                    stopping = interrupt.requested()
-                    if stopping or evaluated or time.monotonic() - saved_at >= self.config.checkpoint_seconds:
+                        self.now("evaluation")
+                        self._evaluate()
+                    stopping = any(report.stop for report in reports)
+                    kept = self.saves.permanent(self.step)
+                    if stopping or evaluated or kept or any(report.save for report in reports):
+                        while running:
+                            self._note(running.popleft(), bar)
+                        self.now("checkpoint")
                         self._save()
-                        saved_at = time.monotonic()
+                        self.saved_at = time.monotonic()
+                    self.watching.stragglers(self.step, self.watching.signs.take)
                     if stopping:
                         interrupt.stop()
+            self.saves.wait()
         finally:
-            for file in (trace, evaluations, speed, board):
-                file.close()
+            self.traces.close()
+            self.saves.close()
+            self.watching.close(finished=self.step >= self.steps or self.stopped_early)
         self._take_result()
-        # Read back rather than remembered: a run that was killed after its last step reports the same.
-        last = read_jsonl(self.folder / "trace.jsonl")[-1]
-        final = (read_jsonl(self.folder / "evaluations.jsonl") or [{}])[-1]
-        return {"steps": self.step, "tokens": self.tokens, "final_loss": last["loss"],
-                "stopped_early": self.stopped_early,
-                **{k: v for k, v in final.items()
-                   if k not in ("score", "step", "tokens") and isinstance(v, (int, float))}}
+        self.together.barrier()
+        return self._finals() if self.together.main else {}
 
     def update(self, window: Sequence[Batch]) -> dict[str, Any]:
         """One optimizer step over an accumulation window; returns the trace record."""
-        counts: dict[str, int] = {}
-        for batch in window:
-            for name, count in self.minimised.counts(batch).items():
-                counts[name] = counts.get(name, 0) + count
-        if not counts.get("loss"):
-            raise UserError(f"the batch of step {self.step} has nothing to learn from (every target is ignored)",
-                            fix="check the data of this stage: are all answers empty or cut off?")
+        return self._read(self.advance(window, time.monotonic()))
+
+    def advance(self, window: Sequence[Batch], began: float = 0.0, waited: float = 0.0) -> Report:
+        """One optimizer step over an accumulation window, whose numbers may still be on their way. began: the clock's
+        time when its data was asked for; waited: seconds until it came."""
+        self.now("collective")
+        window = self.guards.window(window)
+        self.recent.append((self.step, window))
+        counts, tokens = self._counts(window)
         self.model.train()
-        sums: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        for batch in window:
-            batch = {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
-            with self.compute.autocast():
-                terms = self.minimised.terms(self.model, batch)
-            loss = sum(self.minimised.weights[n] / counts[n] * s for n, s in terms.sums.items() if counts[n])
-            loss.backward()  # type: ignore[union-attr]
-            for name, value in terms.sums.items():
-                sums[name] = sums.get(name, 0) + value.detach() / max(counts[name], 1)
-            for name, (value, unit) in terms.metrics.items():
-                metrics[name] = metrics.get(name, 0) + value / max(counts[unit], 1)
+        self.draw(self.step)
+        shape = window[0]["input_ids"].shape
+        self.now("forward")
+        with out_of_memory_told(shape[0], shape[-1], self.label):
+            sums, metrics = self.passes.run(window, self.factors(counts))
+        values = {name: over(value, counts[name]) for name, value in sums.items()}
+        measured = {name: over(value, counts[unit]) for name, (value, unit) in metrics.items()}
+        if self.guards.noise is not None:
+            self.guards.compare(total_norm(self.names, self.together), self.minimised.counts(window[0])["loss"],
+                                counts["loss"])
         if self.config.l1 or self.config.l2:
-            penalty = weight_penalty(self.penalised, self.config.l1, self.config.l2)
-            penalty.backward()
-            sums["penalty"] = penalty.detach()
-        norm = nn.utils.get_total_norm([p.grad for p in self.names if p.grad is not None])
+            penalty = penalise(self.penalised, self.config.l1, self.config.l2, self.guards.scaled(1.0))
+            values["penalty"] = penalty / (self.together.data_size * self.together.layout.context)
+        norm, skip = self.guards.judge(self.names, values.get("loss"), total_norm(self.names, self.together))
         if self.config.clip:
-            nn.utils.clip_grads_with_norm_(list(self.names), self.config.clip, norm)
+            clip(self.names, self.config.clip, norm)
         scale = factor(self.config.schedule, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
-        values = {n: float(v) for n, v in sums.items()}
-        self._check_finite(values, float(norm), window)
-        self.optimizer.step()
+        self.now("optimizer")
+        same = self.guards.numbers()
+        if not self.lag:
+            self._check_finite(self.step, {n: float(v) for n, v in values.items()}, float(norm), same)
+        self.saves.staged()
+        if skip is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.step_unless(skip)
         self.optimizer.zero_grad()
         loads: dict[str, float] = {}
         for module in self.trained.values():
-            loads = rebalance(module) | loads
+            loads = rebalance(module, self.together.sum) | loads
         if self.average:
             with torch.no_grad():
                 for parameter, name in self.names.items():
                     self.average[name].lerp_(parameter, 1 - self.config.ema)
         self.step += 1
-        self.tokens += sum(int((b["targets"] >= 0).sum()) for b in window)
-        return {"step": self.step, "tokens": self.tokens, **values, "lr": scale * self.config.optimizer.learning_rate,
-                "grad_norm": float(norm), **{n: float(v) for n, v in metrics.items()}, **loads}
+        report = Report(
+            step=self.step, values=values, measured=measured, norm=norm, counted=counts["loss"], tokens=tokens,
+            rows=sum(b["input_ids"].numel() for b in window) * self.together.data_size,
+            context=window[0]["input_ids"].shape[-1] if window else 0,
+            known={"lr": scale * self.config.optimizer.learning_rate}, later=loads, began=began, waited=waited,
+            same=same)
+        report.share(self.together, stop=interrupt.requested(),
+                     save=time.monotonic() - self.saved_at >= self.config.checkpoint_seconds)
+        return report
+
+    def _counts(self, window: Sequence[Batch]) -> tuple[dict[str, Count], Count]:
+        """Items of each term, and targets, over the window and all processes."""
+        counts: dict[str, int] = dict.fromkeys(self.minimised.weights, 0)
+        for batch in window:
+            for name, count in self.minimised.counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
+        tokens = sum(int((b["targets"] >= 0).sum()) for b in window)
+        if self.together.size == 1:
+            if not counts.get("loss"):
+                raise self._nothing_to_learn()
+            return dict(counts), tokens
+        # Context ranks read the same rows, and each counts all of them.
+        total = torch.tensor([*counts.values(), tokens], device=self.together.device)
+        self.together.sum(total, "tokens")
+        *found, tokens_everywhere = total // self.together.layout.context
+        return dict(zip(counts, found, strict=True)), tokens_everywhere
+
+    def draw(self, step: int) -> None:
+        """Begin the random numbers of an update. No state to keep: its masks are the same wherever a run was
+        interrupted."""
+        torch.manual_seed(derive_seed(self.seed, step, self.together.data_rank, self.together.place("context")))
+
+    def factors(self, counts: Mapping[str, Count]) -> dict[str, Any]:
+        """By what the sum of each term is multiplied to give what is minimised."""
+        return {name: self.guards.scaled(over(weight, counts[name])) for name, weight in self.minimised.weights.items()}
+
+    def loss_of(self, window: Sequence[Batch]) -> Callable[[Batch], Tensor]:
+        """What an update over `window` minimises of a micro-batch, with its graph."""
+        assert isinstance(self.passes, Accumulation)
+        passes, factors = self.passes, self.factors(self._counts(window)[0])
+        return lambda batch: passes.loss(batch, factors)
+
+    def _nothing_to_learn(self) -> UserError:
+        return UserError(f"the batch of step {self.step} has nothing to learn from (every target is ignored)",
+                         fix="check the data of this stage: are all answers empty or cut off?")
+
+    @property
+    def lag(self) -> int:
+        """Updates whose numbers are not waited for: a GPU is asked while it works on the next one."""
+        return int(self.compute.device.type == "cuda")
+
+    def _windows(self) -> Loader[Sequence[Batch]]:
+        ahead = self.lag if getattr(self.source, "static", False) else 0
+        return Loader(_Numbered(self.source), self.step, self.steps, prefetch=ahead)
+
+    # -- what is noted ---------------------------------------------------------------------------------------------
+
+    def _read(self, report: Report) -> dict[str, Any]:
+        """The trace record of an update."""
+        values = report.read()
+        if self.lag or self.together.size > 1:
+            if not int(report.counted):
+                raise self._nothing_to_learn()
+            self._check_finite(report.step - 1, {n: values[n] for n in report.values}, values["grad_norm"], report.same)
+        if not math.isfinite(values["grad_norm"]):
+            del values["grad_norm"]  # an update that fp16 left out; JSON has no infinity
+        self.tokens += int(report.tokens)
+        return {"step": report.step, "tokens": self.tokens, **values}
+
+    def _note(self, report: Report, bar: Any) -> None:
+        record = self._read(report)
+        now = time.monotonic()
+        seconds, self.noted_at = now - max(report.began, self.noted_at), now
+        telemetry = self.watching.meter.step(seconds, report.waited, report.rows, report.context)
+        self.traces.update(record, telemetry)
+        if self.target is not None:
+            self.target.note(record["loss"])
+        bar.advance(1, f"loss {record['loss']:.3f}, {telemetry['tokens_per_second']:,.0f} tokens/s" + (
+            "" if self.last_score is None else f", valid {self.last_score:.3f}"))
+
+    def _finals(self) -> dict[str, Any]:
+        # Read back rather than remembered: a run that was killed after its last step reports the same.
+        last = read_jsonl(self.folder / "trace.jsonl")[-1]
+        final = (read_jsonl(self.folder / "evaluations.jsonl") or [{}])[-1]
+        return {"steps": self.step, "tokens": self.tokens, "final_loss": last["loss"],
+                "stopped_early": self.stopped_early,
+                **({} if self.target is None else {
+                    "target_reached": final.get("valid_loss", math.inf) <= self.target.loss}),
+                **{k: v for k, v in final.items()
+                   if k not in ("score", "step", "tokens") and isinstance(v, (int, float))}}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
     def _evaluation_steps(self) -> set[int]:
         return {round(self.steps * (i + 1) / self.config.evaluations) for i in range(self.config.evaluations)}
 
-    def _evaluate(self, file: TraceFile, board: TensorBoard) -> dict[str, Any]:
+    def _evaluate(self) -> None:
         assert self.evaluate is not None
+        evaluate = self.evaluate
         self.model.eval()
         with self._averaged(), torch.no_grad():
-            values = dict(self.evaluate(self.model, self.step))
+            step, within = self.step, self.passes.within if self.passes.whole else self._as_it_is
+            values = dict(within(lambda model: evaluate(model, step)))
             score = values.get("score")
             if score is not None and score < self.best:
                 self.best, self.waited = score, 0
                 if self.config.keep_best:
-                    self.best_weights = {n: t.detach().clone() for n, t in self._weights().items()}
+                    self.best_weights = {n: t.detach().clone() for n, t in self.state().items()}
             elif score is not None:
                 self.waited += 1
                 self.stopped_early = bool(self.config.patience) and self.waited >= self.config.patience
-        file.write({"step": self.step, "tokens": self.tokens, **values})
-        board.write(self.step, {f"valid/{k}": v for k, v in values.items()})
-        return values
+        if self.target is not None and self.target.reached(self.step, values):
+            self.stopped_early = True
+        self.last_score = score
+        self.traces.evaluation({"step": self.step, "tokens": self.tokens, **values})
 
-    def _averaged(self):  # type: ignore[no-untyped-def]
-        return _Swapped(self.names, self.average) if self.average else _Swapped({}, {})
+    def _written(self, name: str) -> list[dict[str, Any]]:
+        """Records of an earlier process, as far as they are kept."""
+        return read_jsonl(self.folder / f"{name}.jsonl") if self.together.main else []
+
+    def _as_it_is(self, use: Callable[[nn.Module], Any]) -> Any:
+        return use(self.model)
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        return _Swapped(self.names, self.average) if self.average else contextlib.nullcontext()
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _weights(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """What is trained, and what beside it the result depends on, by name; this process's parts."""
         return {**{name: parameter for parameter, name in self.names.items()}, **self.buffers}
 
     def _save(self) -> None:
         tensors: dict[str, dict[str, Tensor]] = {
-            "model": self._weights(),
+            "model": self.state(),
             "optimizer": self.optimizer.tensors(self.names),
-            "random": {"torch": torch.get_rng_state()},
         }
+        if guarded := self.guards.tensors():
+            tensors["guards"] = guarded
         if self.average:
             tensors["average"] = self.average
         if self.best_weights:
             tensors["best"] = self.best_weights
-        state = {"best": self.best if math.isfinite(self.best) else None, "waited": self.waited,
-                 "tokens": self.tokens, "stopped_early": self.stopped_early, "steps": self.steps}
-        checkpoint.save(self.checkpoints, checkpoint.Checkpoint(self.step, tensors, state))
+        self.saves.save(self.step, tensors, {
+            "best": self.best if math.isfinite(self.best) else None, "waited": self.waited, "tokens": self.tokens,
+            "stopped_early": self.stopped_early, "steps": self.steps}, overlap=True)
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.checkpoints)
+        found = self.saves.newest()
         if found is None:
             return
-        with torch.no_grad():
-            for name, tensor in self._weights().items():
-                tensor.copy_(found.tensors["model"][name])
-        self.optimizer.load_tensors(found.tensors["optimizer"], self.names)
-        torch.set_rng_state(found.tensors["random"]["torch"])
-        self.average = found.tensors.get("average", {})
-        self.best_weights = found.tensors.get("best", {})
+        weights = self.state()
+        asked = {"model": weights, "optimizer": self.saves.empty(found, "optimizer", weights)}
+        for group in ("average", "best"):
+            if group in found.groups:
+                asked[group] = self.saves.empty(found, group, weights)
+        if "guards" in found.groups:
+            entries = {name: found.index[f"guards/{name}"] for name in found.names("guards")}
+            asked["guards"] = {name: torch.empty(e.shape, dtype=e.dtype) for name, e in entries.items()}
+        self.saves.load_into(found, asked)
+        self.guards.load_tensors(asked.get("guards", {}))
+        self.optimizer.load_tensors(asked["optimizer"], self.names)
+        self.average, self.best_weights = asked.get("average", {}), asked.get("best", {})
         self.step, self.tokens = found.step, found.state["tokens"]
         self.best = math.inf if found.state["best"] is None else found.state["best"]
         self.waited, self.stopped_early = found.state["waited"], found.state["stopped_early"]
         self.progress.say(f"  continuing {self.label} at step {self.step} of {self.steps}")
 
+    def whole(self) -> Body | None:
+        """The trained model on the CPU, on the first process; None on the others."""
+        if self.together.size == 1:
+            return self.model.cpu()
+        # As a checkpoint is read by any number of processes, so is the result by one.
+        saves = Checkpoints(self.checkpoints.with_name("result"), self.together, keep=1)
+        saves.save(self.step, {"model": {n: t for n, t in self.state().items() if not n.startswith(ATTACHED)}}, {})
+        found = saves.newest()
+        assert found is not None
+        return build(self.model.config, saves.read(found, "model")) if self.together.main else None
+
     def _take_result(self) -> None:
         chosen = self.best_weights or self.average
         with torch.no_grad():
-            for name, tensor in self._weights().items():
+            for name, tensor in self.state().items():
                 if name in chosen:
                     tensor.copy_(chosen[name])
         self.model.eval()
 
-    def _check_finite(self, values: dict[str, float], norm: float, window: Sequence[Batch]) -> None:
-        if all(map(math.isfinite, values.values())) and math.isfinite(norm):
+    def _check_finite(self, step: int, values: dict[str, float], norm: float, same: Mapping[str, Tensor]) -> None:
+        if all(map(math.isfinite, values.values())) and (
+                math.isfinite(norm) or self.guards.overflow_is_usual(same.get("loss_scale"))):
             return
-        broken = [n for p, n in self.names.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
-        raise UserError(
-            f"the loss is {values} and the gradient norm {norm} at step {self.step + 1}; first layers with a bad "
-            f"gradient: {', '.join(broken[:3]) or 'none'}",
-            where=self.label,
-            fix="lower learning_rate, or set clip (now "
-            f"{self.config.clip}); the last checkpoint is kept and a run with the same recipe stops here again",
-        )
+        raise trace_not_finite(self, step, values, norm)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A source of windows as a loader reads it."""
+
+    source: BatchSource
+    steps: int | None = None
+
+    def batch(self, step: int) -> Sequence[Batch]:
+        return self.source.window(step)
 
 
 class _Swapped:
@@ -324,11 +469,3 @@ class _Swapped:
         with torch.no_grad():
             for parameter, name in self.names.items():
                 parameter.copy_(values[name])
-
-
-def _resident_mb() -> float:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096 / 1e6
-    except OSError:
-        return 0.0

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from gristmill.core.artifact import Artifact
-from gristmill.core.config import CorpusRef, ModelRef, TokenizerRef, config, require, to_plain
+from gristmill.core.config import CorpusRef, ModelRef, TokenizerRef, require, to_plain
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, write_json
 from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import StageContext, stage
 from gristmill.models.body import Body
 from gristmill.models.families import FAMILIES
-from gristmill.models.loading import load_model
+from gristmill.models.loading import count_parameters, load_model, skeleton
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
-from gristmill.objectives.base import Objective
 from gristmill.objectives.moe_losses import with_router_losses
-from gristmill.objectives.pretraining import (
-    HeldOutBatches,
-    Pretraining,
-    PretrainingObjective,
-    default_objective,
-)
+from gristmill.objectives.pretraining import PretrainingObjective, default_objective
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import (
     ArrangedRows,
@@ -40,39 +37,26 @@ from gristmill.tokens import (
     laid_out,
     materialise,
 )
-from gristmill.training.compile import compile_blocks, should_compile
+from gristmill.training.budget import Budget, Here, allowance, counted_steps
+from gristmill.training.compile import should_compile
+from gristmill.training.config import TrainingConfig
 from gristmill.training.device import Compute, prepare
-from gristmill.training.loop import Trainer, TrainingConfig
-from gristmill.training.predictions import PYTHON_PROMPTS, Prompt, trace_predictions
+from gristmill.training.fit_memory import Fit, available_bytes, fitting, try_out
+from gristmill.training.hardware import Hardware, power_meter
+from gristmill.training.held_out import HeldOut
+from gristmill.training.loop import Trainer
+from gristmill.training.parallel import World
+from gristmill.training.parallel.apply import Settings
+from gristmill.training.parallel.auto import Workload
+from gristmill.training.parallel.choose import choose_layout
+from gristmill.training.predictions import PYTHON_PROMPTS, Prompt
 from gristmill.training.reading import Windows, check_reading, describe_packing
-from gristmill.training.validation import bits_per_byte, validate
+from gristmill.training.watching import hosts
 
 MEASURED_UPDATES = 4
-TOKENS_PER_PARAMETER = 20
 
 
-@config
-class Budget:
-    """How much training: exactly one of these, or none for 20 tokens a parameter (Hoffmann et al. 2022)."""
-
-    alternatives = ("minutes", "tokens", "steps")
-
-    minutes: float | None = None
-    """Wall-clock minutes for the whole stage. A short measurement at its start turns them into a number of steps,
-    which is written down: the schedule fits, and a resumed run keeps it."""
-    tokens: int | None = None
-    """Training tokens."""
-    steps: int | None = None
-    """Optimizer steps."""
-
-    def __post_init__(self) -> None:
-        given = [n for n in ("minutes", "tokens", "steps") if getattr(self, n) is not None]
-        require(len(given) <= 1, "budget", f"give one of minutes, tokens, steps; these were given: {', '.join(given)}")
-        for name in given:
-            require(getattr(self, name) > 0, name, "must be positive")
-
-
-@stage(kind="pretrain", produces="model")
+@stage(kind="pretrain", produces="model", many_processes=True)
 class Pretrain:
     """Train a model from scratch (or go on from `start`) on the objective of its family, or another that fits it."""
 
@@ -90,8 +74,9 @@ class Pretrain:
     """How much training."""
     batch: int | None = None
     """Rows of `context` tokens in an update; default as many as make 4,096 tokens."""
-    micro_batch: int | None = None
-    """Rows pushed through the model at once; gradients add up exactly. Default: the whole batch."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Rows pushed through the model at once; gradients add up exactly. Default: the whole batch. auto: as many as fit
+    the memory (docs/training-memory.md)."""
     context: int | None = None
     """Tokens a row; default the model's context."""
     mixture: Mixture | None = None
@@ -113,7 +98,7 @@ class Pretrain:
     def __post_init__(self) -> None:
         require(self.tokenizer is not None or self.start is not None, "tokenizer", "needed when training from scratch")
         for name in ("batch", "micro_batch", "context"):
-            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "must be at least 1")
+            require(getattr(self, name) in (None, "auto") or getattr(self, name) >= 1, name, "must be at least 1")
         over_time = self.curriculum is not None and bool(self.curriculum.mixtures)
         mixture = self.mixture or Mixture()
         once = [name for name in ("weights", "alpha", "epochs", "max_share")
@@ -127,51 +112,75 @@ class Pretrain:
         source = context.inputs[self.tokenizer or self.start]  # type: ignore[index]
         tokenizer = Tokenizer.load(source.path)
         seed = context.seed
-        model, notes = self._build(context, tokenizer, derive_seed(seed, "init"))
+        model, notes = self._model(context, tokenizer)
         length = self.context or model.config.context
         if length > model.config.context:
             raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
                             where=f"{context.name}: context", fix="lower context, or raise model.context")
         batch = self.batch or max(1, 4096 // length)
+        layout, proposal = choose_layout(context.runtime.parallel, Workload(
+            config=model.config, rows=batch, context=length,
+            micro_batch=1 if self.micro_batch == "auto" else self.micro_batch or batch,
+            optimizer=self.training.optimizer.kind, average=bool(self.training.ema),
+            precision="fp32" if compute.dtype == torch.float32 else "bf16"), compute)
+        world = World.join(layout, compute.device)
+        if proposal is not None:
+            context.progress.say(f"  {proposal.line()}")
+        model = self._first_weights(model, derive_seed(seed, "init"), world)
         corpus = context.inputs[self.corpus]
-        shards = materialise(corpus, tokenizer, "train", context.cache, context.progress)
-        held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
-        task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
-        task.check(model.config, tokenizer)
-        arrangement = self._arrangement(shards, corpus, length, context)
-        check_reading(task, self.packing, self.curriculum, mixed=arrangement is not None,
-                      growing=self.batch_warmup is not None)
-        whole = self.packing == "best_fit" and arrangement is None
-        text = laid_out(shards, length, context.cache) if whole else shards
+        with world.first():
+            shards = materialise(corpus, tokenizer, "train", context.cache, context.progress)
+            held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
+            task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
+            task.check(model.config, tokenizer)
+            arrangement = self._arrangement(shards, corpus, length, context)
+            check_reading(task, self.packing, self.curriculum, mixed=arrangement is not None,
+                          growing=self.batch_warmup is not None)
+            whole = self.packing == "best_fit" and arrangement is None
+            text = laid_out(shards, length, context.cache) if whole else shards
         positions, order = Positions(batch, length, self.batch_warmup), derive_seed(seed, "order")
+        plan = Plan.decided(context, world)
+        fits = self._fits(model.config, -(-batch // world.data_size), length, compute, world) if plan is None else []
+        at_once = plan.micro_batch if plan else fits[0].rows if fits else self.micro_batch or batch
         batches = Windows(
             lambda: task.batches(text, tokenizer, context=length, batch=batch, seed=order), positions,
-            self.micro_batch or batch)
-        model.to(compute.device)
+            at_once, share=(world.data_rank, world.data_size))  # type: ignore[arg-type]
         loss = with_router_losses(task.loss(model.config), model.config)
+        settings = Settings(compile=plan.compiled if plan else self._compiles(
+            context, model, positions, length, began, where(compute, world)))
         trainer = Trainer(
             model=model, objective=loss, source=batches, steps=1, compute=compute, folder=context.work,
             checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
-            label=context.name,
+            label=context.name, seed=derive_seed(seed, "dropout"), world=world, settings=settings,
+            target_loss=self.budget.target_loss,
         )
-        plan = self._plan(context, trainer, shards, positions, length, notes, began)
-        trainer.steps = plan["steps"]
-        rows, arranged = positions.span(plan["steps"])[0], None
+        if fits:
+            chosen = try_out(trainer, fits, lambda rows: dataclasses.replace(batches, micro_batch=rows))
+            batches = dataclasses.replace(batches, micro_batch=chosen.rows)
+            notes.append(chosen.note())
+        if plan is None:
+            plan = self._plan(context, trainer, shards, positions, length, notes, began)
+        trainer.steps = plan.steps
+        rows, arranged = positions.span(plan.steps)[0], None
         if arrangement is not None:
             arranged = arrangement.rows(
                 lambda text, seed: task.batches(text, tokenizer, context=length, batch=1, seed=seed), rows, order)
-            batches = Windows(lambda: arranged, positions, batches.micro_batch)
+            batches = dataclasses.replace(batches, make=lambda: arranged)
         trainer.source = batches.cut(self.curriculum, length, rows)
-        self._record(context, [text] if arrangement is None else arrangement.texts, arranged, rows)
+        if world.main:
+            self._record(context, [text] if arrangement is None else arrangement.texts, arranged, rows)
         trainer.evaluate = HeldOut(
             task.held_out(held_out, tokenizer, context=length, batch=batch, limit_tokens=self.validation_tokens,
                           seed=derive_seed(seed, "held out")),
-            task, loss, tokenizer, compute, self.prompts)
+            task, loss, tokenizer, compute, self.prompts, trainer.passes, world)
         result = trainer.fit()
-        save_model(model.cpu(), context.work, tokenizer=tokenizer)
-        return {"parameters": plan["parameters"], **result}
+        trained = trainer.whole()
+        if trained is not None:
+            save_model(trained, context.work, tokenizer=tokenizer)
+        return {"parameters": plan.parameters, **result}
 
-    def _build(self, context: StageContext, tokenizer: Tokenizer, seed: int) -> tuple[Body, list[str]]:
+    def _model(self, context: StageContext, tokenizer: Tokenizer) -> tuple[Body, list[str]]:
+        """The model to go on from, or the shapes of a new one; and how its numbers were derived."""
         if self.start is not None:
             model = load_model(context.inputs[self.start].path)
             if tokenizer.vocab_size > model.config.vocab_size:
@@ -180,9 +189,15 @@ class Pretrain:
                     where=f"{context.name}: tokenizer", fix="leave `tokenizer` out: the model brings its own")
             return model, []
         resolved, notes = self.model.resolve(tokenizer.vocab_size)
-        model = FAMILIES[resolved.family].body(resolved)
-        model.initialise(seed)
-        return model, notes
+        return skeleton(resolved), notes
+
+    def _first_weights(self, model: Body, seed: int, world: World) -> Body:
+        """The model with weights. One process holds all of a new one, the others get their parts of it; but a pipeline
+        is cut out of whole models."""
+        if self.start is None and (world.main or world.layout.pipeline > 1):
+            model = FAMILIES[model.config.family].body(model.config)
+            model.initialise(seed)
+        return model if world.size > 1 else model.to(world.device)
 
     def _arrangement(self, shards: TokenShards, corpus: Artifact, length: int,
                      context: StageContext) -> Arrangement | None:
@@ -215,103 +230,142 @@ class Pretrain:
                 context.progress.say(f"  shorter than a row, left out: {', '.join(arranged.arrangement.left_out)}")
         write_json(path, plan)
 
+    def _compiles(self, context: StageContext, model: Body, positions: Positions, length: int, began: float,
+                  here: Here) -> bool:
+        """Whether compiling pays for this budget."""
+        if self.budget.timed:
+            seconds = allowance(self.budget, here).seconds - (time.monotonic() - began)
+        else:
+            # Without a measurement: 0.5 TFLOP/s is what a small CPU reaches; only this choice hangs on it.
+            steps, _ = self._steps(positions, length, model)
+            seconds = steps * positions.batch * length * model.config.flops_per_token(length) / 0.5e12
+        compiled = should_compile(context.runtime, seconds)
+        if compiled:
+            context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
+        return compiled
+
+    def _fits(self, config: Any, rows: int, length: int, compute: Compute, world: World) -> list[Fit]:
+        """With `micro_batch: auto` those that should fit, the largest first; what the first process finds."""
+        if self.micro_batch != "auto":
+            return []
+        optimizer = self.training.optimizer
+        found = fitting(
+            config, rows, length, available=available_bytes(compute.device), device=compute.device.type,
+            optimizer="momentum" if optimizer.kind == "sgd" and optimizer.momentum else optimizer.kind,
+            precision="fp32" if compute.dtype == torch.float32 else "bf16", average=bool(self.training.ema),
+            checkpointing=self.training.activation_checkpointing, layout=world.layout)
+        first = world.tell(found[0].rows)
+        return [fit for fit in found if fit.rows <= first] or [dataclasses.replace(found[-1], rows=first)]
+
+    def _steps(self, positions: Positions, length: int, model: Body) -> tuple[int, str | None]:
+        """Steps of a budget that hangs on no clock, and their derivation."""
+        return counted_steps(self.budget, positions, length, model.config.flops_per_token(length), count(model),
+                             growing=self.batch_warmup is not None)
+
     def _plan(self, context: StageContext, trainer: Trainer, shards: TokenShards, positions: Positions, length: int,
-              notes: list[str], began: float) -> dict[str, Any]:
-        """Turn the budget into steps, once; a resumed run reads what was decided, compilation included."""
-        path, decided = context.work / "plan.json", context.telemetry / "compute.json"
-        model = trainer.model
-        if path.exists() and decided.exists():
-            plan, choice = read_json(path), read_json(decided)
-            if choice["compile"]:
-                compile_blocks(model)
-            return plan
-        batch, tokens_per_step = positions.batch, positions.batch * length
-        parameters = sum(p.numel() for p in model.parameters())
-        budget = self.budget
-        measured = None
-        if budget.minutes is not None:
-            compiled = should_compile(context.runtime, budget.minutes * 60 - (time.monotonic() - began))
-            if compiled:
-                context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
-                compile_blocks(model)
-            measured = measure(trainer, self._restore(context, trainer))
-            left = budget.minutes * 60 - (time.monotonic() - began)
+              notes: list[str], began: float) -> Plan:
+        """Turn the budget into steps, once, on the first process; a resumed run reads what was decided."""
+        model, batch, tokens_per_step = trainer.model, positions.batch, positions.batch * length
+        parameters, budget, measured = count(model), self.budget, None
+        if budget.timed:
+            here = where(trainer.compute, trainer.together)
+            power = power_meter(here.hardware, here.compute)
+            measured = measure(trainer)
+            allowed = allowance(budget, here, power)
+            notes += [allowed.derivation] if allowed.derivation else []
+            left = allowed.seconds - (time.monotonic() - began)
             spare = self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3
             steps = max(10, positions.steps((left - spare) / measured * batch - batch / 2))
-            notes.append(f"steps = {steps}: {left - spare:.0f} s are left of {budget.minutes:g} minutes, "
-                         f"and a step takes {measured:.3f} s")
+            note: str | None = (f"steps = {steps}: {left - spare:.0f} s are left of {allowed.said}, "
+                                f"and a step takes {measured:.3f} s")
         else:
-            wanted = budget.tokens or TOKENS_PER_PARAMETER * parameters
-            steps = budget.steps or (positions.steps(wanted / length) if self.batch_warmup
-                                     else max(1, round(wanted / tokens_per_step)))
-            if budget.steps is None:
-                rule = "budget.tokens" if budget.tokens else f"{TOKENS_PER_PARAMETER} tokens a parameter"
-                notes.append(f"steps = {steps}: {rule} / {tokens_per_step} tokens a step")
-            # Without a measurement: 0.5 TFLOP/s is what a small CPU reaches; only the choice to compile hangs on it.
-            guess = steps * tokens_per_step * model.config.flops_per_token(length) / 0.5e12  # type: ignore[union-attr, operator]
-            compiled = should_compile(context.runtime, guess)
-            if compiled:
-                compile_blocks(model)
+            steps, note = self._steps(positions, length, model)
+        notes += [note] if note else []
         tokens = positions.span(steps)[0] * length
         epochs = tokens / shards.total_tokens
-        plan = {
+        flops = model.config.flops_per_token(length)
+        plan = Plan({
             "steps": steps, "batch": batch, "micro_batch": self.micro_batch or batch, "context": length,
             "seed": derive_seed(context.seed, "order"), "tokens": tokens, "epochs": round(epochs, 4),
             "corpus_tokens": shards.total_tokens, "tokens_digest": shards.digest, "parameters": parameters,
-            "flops_per_token": model.config.flops_per_token(length),  # type: ignore[union-attr, operator]
-            "budget": to_plain(budget), "model": to_plain(model.config), "derivations": notes,
-        }
-        write_json(decided, {"compile": compiled, "dtype": str(trainer.compute.dtype),
-                             "threads": trainer.compute.threads, "seconds_per_step": measured})
-        write_json(path, plan)
+            "flops_per_token": flops, "budget": to_plain(budget), "model": to_plain(model.config),
+            "derivations": notes,
+        }, {
+            "compile": trainer.settings.compile, "dtype": str(trainer.compute.dtype),
+            "threads": trainer.compute.threads, "seconds_per_step": measured,
+            "layout": trainer.together.layout.describe(),
+            **({} if self.micro_batch != "auto" else {"micro_batch": getattr(trainer.source, "micro_batch", batch)}),
+        }).agreed(context, trainer.together)
         for note in notes:
             context.progress.say(f"  {note}")
         context.progress.say(f"  {parameters / 1e6:.2f} M parameters, {steps} steps of {tokens_per_step} tokens, "
                              f"{epochs:.2f} epochs of {shards.total_tokens / 1e6:.1f} M tokens")
         return plan
 
-    def _restore(self, context: StageContext, trainer: Trainer):  # type: ignore[no-untyped-def]
-        def restore() -> None:
-            if self.start is not None:
-                fresh = load_model(context.inputs[self.start].path)
-                trainer.model.load_state_dict(fresh.state_dict())
-            else:
-                trainer.model.initialise(derive_seed(context.seed, "init"))  # type: ignore[operator]
 
-        return restore
+@dataclass(frozen=True)
+class Plan:
+    """What a run has decided for good: plan.json, and telemetry/compute.json where it hangs on the machine."""
+
+    plan: dict[str, Any]
+    compute: dict[str, Any]
+
+    @classmethod
+    def decided(cls, context: StageContext, world: World) -> Plan | None:
+        """What an interrupted run has left, the same on all processes."""
+        found = None
+        path, decided = context.work / "plan.json", context.telemetry / "compute.json"
+        if world.main and path.exists() and decided.exists():
+            found = [read_json(path), read_json(decided)]
+        found = world.tell(found)
+        return None if found is None else cls(*found)
+
+    def agreed(self, context: StageContext, world: World) -> Plan:
+        """What the first process decided, written down there."""
+        if world.main:
+            write_json(context.telemetry / "compute.json", self.compute)
+            write_json(context.work / "plan.json", self.plan)
+        return Plan(*world.tell([self.plan, self.compute]))
+
+    @property
+    def compiled(self) -> bool:
+        return self.compute["compile"]
+
+    @property
+    def micro_batch(self) -> int:
+        return self.compute.get("micro_batch", self.plan["micro_batch"])
+    @property
+    def steps(self) -> int:
+        return self.plan["steps"]
+
+    @property
+    def parameters(self) -> int:
+        return self.plan["parameters"]
 
 
-def measure(trainer: Trainer, restore) -> float:  # type: ignore[no-untyped-def]
+def where(compute: Compute, world: World) -> Here:
+    """What this training runs on, as a budget has to know it."""
+    return Here(Hardware.of(compute), compute, world.size, hosts(world))
+
+
+def count(model: Body) -> int:
+    """Parameters of the whole model, wherever its parts are."""
+    return count_parameters(model.config)
+
+
+def measure(trainer: Trainer) -> float:
     """Seconds an update takes: the median of a few, after one that warms up; then everything is put back."""
     steps, trainer.steps = trainer.steps, 10_000
+    before = {name: tensor.detach().clone() for name, tensor in trainer.state().items()}
     trainer.update(trainer.source.window(0))
     seconds = []
     for step in range(1, MEASURED_UPDATES + 1):
         start = time.monotonic()
         trainer.update(trainer.source.window(step))
         seconds.append(time.monotonic() - start)
-    restore()
+    with torch.no_grad():
+        for name, tensor in trainer.state().items():
+            tensor.copy_(before[name])
     trainer.steps = steps
-    trainer.__post_init__()
+    trainer.begin()
     return median(seconds)
-
-
-@dataclass
-class HeldOut:
-    """Evaluation during pretraining: the loss on held-out text (bits a byte where every token is scored), and the
-    prediction trace."""
-
-    batches: HeldOutBatches
-    task: Pretraining
-    loss: Objective
-    tokenizer: Tokenizer
-    compute: Compute
-    prompts: list[Prompt]
-
-    def __call__(self, model: Any, step: int) -> dict[str, Any]:
-        scores = validate(model, self.batches, self.compute, self.loss)
-        values = {f"valid_{name}": value for name, value in scores.items() if name != "tokens"}
-        values["score"] = values["valid_loss"]
-        if self.batches.total_bytes is not None:
-            values["score"] = values["valid_bits_per_byte"] = bits_per_byte(scores, self.batches.total_bytes)
-        return {**values, **trace_predictions(model, self.tokenizer, self.task, self.prompts)}

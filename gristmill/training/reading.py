@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gristmill.core.errors import UserError
 from gristmill.objectives.base import Batch
+from gristmill.objectives.cross_entropy import IGNORED
 from gristmill.objectives.pretraining import Pretraining
 from gristmill.objectives.pretraining.rows import SimilarRows
 from gristmill.tokens import Curriculum, Packing, Positions, TokenShards
@@ -32,6 +33,10 @@ class Windows:
     """Rows pushed through the model at once."""
     cuts: Callable[[int], int] = lambda place: 1
     """Into how many pieces the rows from this place on are cut."""
+    share: tuple[int, int] = (0, 1)
+    """Which of how many shares of every update's rows this process reads."""
+    static = True
+    """What is read hangs on the step alone, so it may be read ahead."""
 
     @cached_property
     def batches(self) -> Any:
@@ -44,19 +49,69 @@ class Windows:
         return dataclasses.replace(self, cuts=lambda place: cuts_at(curriculum, context, place / total))
 
     def window(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of update `step`: a pure function of the step."""
+        """This share's micro-batches of update `step`, a pure function of the step; as many for every share."""
         first, stop = self.positions.span(step)
-        cuts = self.cuts(first)
+        share, shares = self.share
+        planned = stop - first
         if isinstance(self.batches, SimilarRows):
-            whole = self.batches.batch(step)
+            # Rows of similar lengths are chosen together, an update at a time, as many as there are tokens for.
+            update = self.batches.batch(step)
+            rows = len(update["input_ids"])
+            edges = [rows * at // shares for at in (share, share + 1)]
+            whole = {name: tensor[slice(*edges)] for name, tensor in update.items()}
+            largest = -(-rows // shares)
+            if edges[0] == edges[1]:
+                whole = dict(nothing(update))
         else:
-            whole = self.batches.rows(np.arange(first, stop))
+            whole = self.batches.rows(self.positions.places(step, share, shares))
+            rows, largest = planned, -(-planned // shares)
+        cuts = self.cuts(first)
         if cuts > 1:
             whole = shortened(whole, cuts)
-        rows = len(whole["input_ids"])
-        size = -(-self.micro_batch * rows // (stop - first))  # as many tokens at once, however long the rows are
-        return [{name: tensor[start:start + size] for name, tensor in whole.items()}
-                for start in range(0, rows, size)]
+        # As many tokens at once, however long the rows are.
+        size = -(-self.micro_batch * rows * cuts // planned)
+        mine = len(whole["input_ids"])
+        return [{name: tensor[start:start + size] for name, tensor in whole.items()} if start < mine
+                else nothing(whole)
+                for start in range(0, largest * cuts, size)]
+
+    def documents(self, step: int, number: int, row: int) -> list[str]:
+        """The documents in a row of micro-batch `number` of update `step`, `id (source)` each; none where the rows do
+        not say."""
+        places = self.positions.places(step, *self.share)
+        at = number * self.micro_batch + row // self.cuts(self.positions.span(step)[0])
+        known = getattr(self.batches, "documents", None)
+        return [] if known is None or at >= len(places) else known(int(places[at]))
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Another source's windows, the rows of every micro-batch dealt to the processes that share an update."""
+
+    source: Any
+    share: tuple[int, int]
+    """Which of how many shares this process reads."""
+    static = True
+
+    def window(self, step: int) -> Sequence[Batch]:
+        share, shares = self.share
+        dealt = []
+        for batch in self.source.window(step):
+            rows = len(batch["input_ids"])
+            first, stop = (rows * at // shares for at in (share, share + 1))
+            dealt.append({name: tensor[first:stop] for name, tensor in batch.items()} if first < stop
+                         else nothing(batch))
+        return dealt
+
+
+def nothing(batch: Batch) -> Batch:
+    """A micro-batch from which nothing is learnt: one row that is padding, for a process whose share is used up while
+    others still run."""
+    row = {name: tensor[:1].clone() for name, tensor in batch.items()}
+    row["targets"].fill_(IGNORED)
+    if "document_ids" in row:
+        row["document_ids"].fill_(PADDING)
+    return row
 
 
 def shortened(batch: dict[str, Tensor], cuts: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,50 @@ class TensorBoard:
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+
+
+class Traces:
+    """All that a run writes: trace.jsonl, evaluations.jsonl, telemetry/; nothing at all for a process that is not to
+    write."""
+
+    def __init__(self, folder: Path | None, resume_step: int,
+                 besides: Callable[[int, Mapping[str, Any]], None] = lambda step, values: None) -> None:
+        """resume_step: later lines of an earlier try are cut. besides: gets the numbers of the board as well."""
+        self.open, self.besides = folder is not None, besides
+        if folder is not None:
+            self.trace = TraceFile(folder / "trace.jsonl", resume_step)
+            self.evaluations = TraceFile(folder / "evaluations.jsonl", resume_step)
+            self.speed = TraceFile(folder / "telemetry" / "speed.jsonl", resume_step)
+            self.board = TensorBoard(folder / "telemetry" / "tensorboard")
+
+    def update(self, record: dict[str, Any], telemetry: dict[str, Any]) -> None:
+        """An update: what it found, and how it went."""
+        if self.open:
+            self.trace.write(record)
+            self.speed.write({"step": record["step"], **telemetry})
+            self._show(record["step"], {f"train/{k}": v for k, v in record.items()} | {
+                f"speed/{k}": v for k, v in telemetry.items()})
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """An evaluation."""
+        if self.open:
+            self.evaluations.write(record)
+            self._show(record["step"], {f"valid/{k}": v for k, v in record.items() if k not in ("step", "tokens")})
+
+    def _show(self, step: int, values: dict[str, Any]) -> None:
+        self.board.write(step, values)
+        self.besides(step, values)
+
+    def close(self) -> None:
+        if self.open:
+            for file in (self.trace, self.evaluations, self.speed, self.board):
+                file.close()
+
+
+def resident_mb() -> float:
+    """Memory of this process, in megabytes; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096 / 1e6
+    except OSError:
+        return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,27 +13,58 @@ from gristmill.objectives import CausalLM, Objective
 from gristmill.tokens import EvaluationBatches, TokenShards
 from gristmill.training.compile import eager
 from gristmill.training.device import Compute
+from gristmill.training.micro_batch import Metrics, Sums
+from gristmill.training.parallel.world import World
+from gristmill.training.reading import nothing
+
+Score = Callable[[Mapping[str, Any]], tuple[Sums, Metrics]]
+"""The sums and metrics of a batch."""
 
 
 @torch.no_grad()
 def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Compute,
-             objective: Objective | None = None) -> dict[str, float]:
+             objective: Objective | None = None, *, score: Score | None = None,
+             world: World | None = None) -> dict[str, float]:
     """Mean loss (nats a target) over `batches`, the share of targets that were the likeliest token (`accuracy`), the
-    number of targets (`tokens`), and the mean of every further term under its name. objective: default causal LM."""
+    number of targets (`tokens`), and the mean of every further term under its name.
+
+    objective: default causal LM. world: the rows of every batch are dealt to its data ranks. score: what gives the sums
+    of a batch instead of the model, where this process holds only a part of it.
+    """
     objective = objective or CausalLM()
-    sums: dict[str, float] = {}
+    score = score or _scored_by(model, objective, compute)
+    sums: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for batch in batches:
-        here = {name: tensor.to(compute.device) for name, tensor in batch.items()}
-        with eager(), compute.autocast():
-            terms = objective.terms(model, here)
         for name, count in objective.counts(batch).items():
             counts[name] = counts.get(name, 0) + count
-        for name, value in terms.sums.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        sums["accuracy"] = sums.get("accuracy", 0.0) + float(terms.metrics["accuracy"][0])
+        with eager():
+            found, metrics = score(dict(batch) if world is None else _share(batch, world))
+        for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
+            sums[name] = sums.get(name, 0.0) + value.double()
+    if world is not None and world.size > 1 and sums:
+        together = world.sum(torch.stack([value.to(world.device) for value in sums.values()]), "updates")
+        sums = dict(zip(sums, together, strict=True))
     units = {**counts, "accuracy": counts["loss"]}
-    return {name: value / max(units[name], 1) for name, value in sums.items()} | {"tokens": counts["loss"]}
+    return {name: float(value) / max(units[name], 1) for name, value in sums.items()} | {"tokens": counts["loss"]}
+
+
+def _scored_by(model: nn.Module, objective: Objective, compute: Compute) -> Score:
+    def score(batch: Mapping[str, Any]) -> tuple[Sums, Metrics]:
+        here = {name: tensor.to(compute.device) for name, tensor in batch.items()}
+        with compute.autocast():
+            terms = objective.terms(model, here)
+        return terms.sums, terms.metrics
+
+    return score
+
+
+def _share(batch: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """This process's rows of a batch; padding where there are too few for all."""
+    rows = len(batch["input_ids"])
+    edges = [rows * at // world.data_size for at in (world.data_rank, world.data_rank + 1)]
+    return {name: tensor[slice(*edges)] for name, tensor in batch.items()} if edges[0] < edges[1] else dict(
+        nothing(batch))
 
 
 def validate_text(model: nn.Module, shards: TokenShards, context: int, batch: int, tokens: int,

@@ -81,8 +81,9 @@ def test_torchrun_s_exit_code_is_ours(place, monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--nodes", "2"], "a recipe is run by one process in this version"),
-    (["--gpus", "8"], "a recipe is run by one process in this version"),
+    (["--nodes", "0"], "--nodes: 0 is too small"),
+    (["--nodes", "2", "--gpus", "4", "--", "--parallel", "shard=4"], "shard=4 is for 4 processes, and this run has 8"),
+    (["--", "--parallel", "shards=4"], "'shards' is no axis of a layout"),
     (["--namespace", "x"], "--namespace: slurm has no use for it"),
     (["--time", "soon"], "'soon' is not a time"), (["--memory", "lots"], "is not an amount of memory"),
     (["--env", "HF_TOKEN=x"], "--secret HF_TOKEN"), (["--env", "A"], "'A' has no '='"), (["--name", "A b"], "--name"),
@@ -97,9 +98,15 @@ def test_what_is_wrong_is_said_before_anything_waits_in_a_queue(place, words, sa
     assert "#SBATCH" not in done.stdout
 
 
-def test_many_gpus_and_one_process(place):
-    done = launch("toy.yaml", "--on", "slurm", "--gpus", "8", "--processes", "1")
+def test_one_process_a_gpu_unless_told_otherwise(place):
+    done = launch("toy.yaml", "--on", "slurm", "--nodes", "2", "--gpus", "8", "--", "--parallel", "shard=16")
     assert "#SBATCH --gpus-per-node=8\n" in done.stdout
+    assert "--nnodes=2 --nproc-per-node=8" in done.stdout
+    assert "a folder that all nodes share" in done.stderr
+    alone = launch("toy.yaml", "--on", "slurm", "--gpus", "8", "--processes", "1")
+    assert "#SBATCH --gpus-per-node=8\n" in alone.stdout
+    assert "torchrun" not in alone.stdout
+    assert "a folder that all nodes share" not in alone.stderr
 
 
 def test_a_missing_recipe_is_named(place):

@@ -51,17 +51,17 @@ def test_it_learns_the_preference_and_survives_being_stopped(tiny_run, tmp_path,
     class Stopped(Exception):
         pass
 
-    original = align_stage.Trainer.update
+    original = align_stage.Trainer.advance
 
-    def update(self, window):
+    def advance(self, window, *times):
         if self.step == 9:
             raise Stopped
-        return original(self, window)
+        return original(self, window, *times)
 
-    monkeypatch.setattr(align_stage.Trainer, "update", update)
+    monkeypatch.setattr(align_stage.Trainer, "advance", advance)
     with pytest.raises(Stopped):
         STAGE.run(context(tiny_run, cut))
-    monkeypatch.setattr(align_stage.Trainer, "update", original)
+    monkeypatch.setattr(align_stage.Trainer, "advance", original)
     assert STAGE.run(context(tiny_run, cut)) == metrics
     assert digest_folder(cut) == digest_folder(whole)
 

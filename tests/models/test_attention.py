@@ -118,6 +118,27 @@ def test_gradients_equal_those_of_the_reference(name):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_stretch_of_queries_gets_its_part_of_the_whole(name):
+    """As the shards of context parallelism have it: queries from `first` on, all keys, documents for both."""
+    pattern, time = PATTERNS[name], 31
+    q, k, v = tensors(2, 1, time)
+    documents = (torch.arange(time) // 12)[None].expand(2, -1).int()
+    prefix = torch.zeros(2, time, dtype=torch.bool)
+    prefix[:, 12:20] = True
+    for ids, marked in ((None, None), (documents, None), (documents, prefix)):
+        whole = reference(q, k, v, ids, pattern=pattern, prefix=marked)
+        for first, stop in ((0, 9), (9, 22), (22, 31)):
+            for form, backend in FORMS.items():
+                if form == "flex" and (name != "strided" or marked is not None):
+                    continue
+                found = backend(q[:, :, first:stop], k, v, None if ids is None else ids[:, first:stop], pattern=pattern,
+                                key_document_ids=ids, prefix=marked, first=first)
+                torch.testing.assert_close(found, whole[:, :, first:stop], **CLOSE,
+                                           msg=lambda text, form=form: f"{form}: {text}")
+
+
 @pytest.mark.parametrize("backend", [reference, sdpa, blocked])
 def test_dropout_drops_weights_and_keeps_their_mean(backend):
     torch.manual_seed(0)

@@ -10,8 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gristmill.core.errors import UserError
 from gristmill.models import Decoder, DecoderConfig
+from gristmill.models.layers.attention import reference
 from gristmill.models.saving import save_model
 from gristmill.models.spec import ModelSpec
+from gristmill.objectives import CausalLM
 from tests.models.random_models import random_decoder
 
 TINY = DecoderConfig(vocab_size=61, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=48, context=64)
@@ -26,6 +28,34 @@ def test_packed_documents_give_the_logits_of_each_alone():
     together = model(packed, document_ids=documents)
     torch.testing.assert_close(together[:, :9], model(first), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together[:, 9:], model(second), atol=1e-5, rtol=1e-5)
+
+
+def test_the_way_in_which_values_are_mixed_can_be_exchanged():
+    """The seam of context parallelism."""
+    torch.manual_seed(0)
+    model, ids, calls = Decoder(TINY).eval(), torch.randint(0, 61, (2, 9)), []
+    expected = model(ids)
+
+    def other(q, k, v, document_ids=None, **options):
+        calls.append(options["pattern"])
+        return reference(q, k, v, document_ids, **options)
+
+    for block in model.blocks:
+        block.attention.mix = other
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
+    assert len(calls) == TINY.layers
+
+
+def test_an_objective_passes_positions_on():
+    torch.manual_seed(0)
+    model, ids = Decoder(TINY).eval(), torch.randint(0, 61, (1, 9))
+    batch = {"input_ids": ids, "targets": ids}
+    objective = CausalLM()
+    plain = objective.terms(model, batch).sums["loss"]
+    shifted = objective.terms(model, batch | {"position_ids": torch.arange(40, 49)[None]}).sums["loss"]
+    torch.testing.assert_close(shifted, plain, atol=1e-4, rtol=1e-5)  # rotary: only differences count
+    spread = objective.terms(model, batch | {"position_ids": 3 * torch.arange(9)[None]}).sums["loss"]
+    assert abs(float((spread - plain).detach())) > 1e-4
 
 
 def test_initial_blocks_are_the_identity_and_seeds_matter():

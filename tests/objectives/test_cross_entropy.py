@@ -5,15 +5,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gristmill.objectives import cpu_head
 from gristmill.objectives.cross_entropy import (
     IGNORED,
     head_loss,
     linear_cross_entropy,
+    output_loss,
     sequence_log_probabilities,
 )
 from gristmill.training.device import compiler_problem
+
+BF16 = torch.empty(1, 1, dtype=torch.bfloat16)
 
 
 @settings(max_examples=25, deadline=None)
@@ -172,6 +177,69 @@ def test_a_frozen_head_gets_no_gradient_and_the_states_get_theirs():
 
 
 @pytest.mark.slow
+def test_a_model_may_bring_its_own_head_loss():
+    class Plain(nn.Module):
+        head_weight = torch.eye(5)
+
+    class Split(Plain):
+        def head_loss(self, states, head, targets, **options):
+            called.append(options)
+            return head_loss(states, head, targets, **options)
+
+    called: list = []
+    states, targets = torch.randn(2, 3, 5), torch.tensor([[0, 1, 2], [3, IGNORED, 4]])
+    plain = output_loss(Plain(), states, targets, z_loss=0.1)
+    assert not called
+    split = output_loss(Split(), states, targets, z_loss=0.1)
+    assert called == [{"bias": None, "soft_cap": None, "label_smoothing": 0.0, "z_loss": 0.1}]
+    assert plain == split
+
+
+@pytest.mark.skipif(not cpu_head.takes(BF16, BF16), reason="this machine cannot run the compiled rows")
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(1, 60), vocab=st.integers(2, 300), chunk=st.integers(1, 70), ignored=st.floats(0, 0.9),
+       seed=st.integers(0, 99))
+def test_rows_in_place_equal_the_plain_form(tokens, vocab, chunk, ignored, seed):
+    """In bf16: loss, hits and gradients are those of the same logits in torch."""
+    torch.manual_seed(seed)
+    targets = torch.randint(0, vocab, (tokens,))
+    targets[torch.rand(tokens) < ignored] = IGNORED
+    hidden, head = (torch.randn(n, 16).mul_(2).bfloat16().requires_grad_() for n in (tokens, vocab))
+    found = head_loss(hidden, head, targets, chunk)
+    ours = torch.autograd.grad(1.5 * found.total, (hidden, head))
+    logits = (hidden @ head.t()).float()
+    plain = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    expected = torch.autograd.grad(1.5 * plain, (hidden, head))
+    assert close(found.total, plain)
+    assert torch.equal(found.total, found.cross_entropy)
+    assert int(found.correct) == int(((logits.argmax(-1) == targets) & (targets != IGNORED)).sum())
+    for one, other in zip(ours, expected, strict=True):
+        assert float((one - other).float().norm()) <= 0.01 * float(other.float().norm()) + 1e-3
+    with torch.no_grad():
+        again = head_loss(hidden, head, targets, chunk)
+    assert torch.equal(again.total, found.total)
+    assert again.correct == found.correct
+
+
+@pytest.mark.skipif(not cpu_head.takes(BF16, BF16), reason="this machine cannot run the compiled rows")
+def test_rows_in_place_refuse_targets_that_do_not_exist():
+    for wrong in (-1, 5):
+        with pytest.raises(IndexError, match="from 0 to 4"):
+            cpu_head.head_rows(torch.zeros(2, 5, dtype=torch.bfloat16), torch.tensor([0, wrong]), slopes=True)
+    losses, hits = cpu_head.head_rows(torch.zeros(0, 5, dtype=torch.bfloat16), torch.zeros(0, dtype=torch.int64), False)
+    assert losses.shape == hits.shape == (0,)
+
+
+@pytest.mark.skipif(not cpu_head.takes(BF16, BF16), reason="this machine cannot run the compiled rows")
+def test_rows_in_place_hold_for_extreme_logits_and_ties():
+    logits = torch.tensor([[300.0, -300, 0, 300], [-1e30, -1e30, -1e30, -1e30], [0, 0, 1, 0]]).bfloat16()
+    targets = torch.tensor([0, 0, 1])
+    losses, hits = cpu_head.head_rows(logits.clone(), targets, slopes=False)
+    torch.testing.assert_close(losses, F.cross_entropy(logits.float(), targets, reduction="none"), atol=1e-5, rtol=1e-5)
+    assert hits.tolist() == [1, 1, 0]
+    assert cpu_head.head_rows(logits.clone(), torch.tensor([3, 1, 2]), slopes=False)[1].tolist() == [0, 0, 1]
+
+
 @pytest.mark.skipif(compiler_problem() is not None, reason="no compiler")
 def test_compiled_it_is_one_graph_with_the_same_result():
     torch.manual_seed(0)

@@ -248,6 +248,9 @@ class FakeRun:
                     "tokens_per_second": 9000 + 900 * fraction("v", folder, s),
                     "data_wait": 0.01,
                     "memory_mb": 900 + s,
+                    "mfu": 0.4 + 0.02 * fraction("m", folder, s),
+                    "watts_estimated": 8.0,
+                    "joules_estimated": 3.2,
                 }
                 for s in range(1, steps + 1)
             ],

@@ -137,7 +137,7 @@ def test_plan_files_run_and_agree(plan):
     (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=abacus:8"], "known: h100-sxm"),
     (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=l4:1", "--region=XX"], "FR (France)"),
     (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=l4:1", "--mfu=1.2"], "at most 1"),
-    (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=l4:1", "--parallel=fsdp=3"], "needs 3 dev"),
+    (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=l4:1", "--parallel=shard=3"], "needs 3 dev"),
     (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=cpu"], "--calibrate"),
     (["plan", "train", "llama:smollm2-135m", "--tokens=1B", "--hardware=l4", "--calibrate"], "measures this machine"),
     (["plan", "train", "llama:llama-3.1-405b", "--tokens=1T", "--hardware=t4"], "does not fit"),

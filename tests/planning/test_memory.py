@@ -61,10 +61,10 @@ def test_muon_updates_the_matrices_of_blocks(family):
 @pytest.mark.parametrize(("zero", "divided"), [
     (1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, {"optimizer", "gradients", "weights"})])
 def test_zero_divides_what_it_says(zero, divided):
-    one, eight = planned(), planned(layout=Layout(fsdp=8, zero=zero))
+    one, eight = planned(), planned(layout=Layout(shard=8, zero=zero))
     for part in ("weights", "gradients", "optimizer"):
         assert getattr(eight, part) == pytest.approx(getattr(one, part) / (8 if part in divided else 1))
-    replicas = planned(layout=Layout(data=8))
+    replicas = planned(layout=Layout(replicate=8))
     assert replicas.weights == one.weights
 
 
@@ -78,9 +78,9 @@ def test_tensor_pipeline_and_context_divide_what_they_split():
 
 
 def test_experts_are_divided_once():
-    """Experts split over all replicas are held once, whatever fsdp splits besides."""
+    """Experts split over all replicas are held once, whatever shard splits besides."""
     whole = planned(MIXTRAL)
-    layout = Layout(fsdp=MIXTRAL.experts, expert=MIXTRAL.experts)
+    layout = Layout(shard=MIXTRAL.experts, expert=MIXTRAL.experts)
     spread = planned(MIXTRAL, layout=layout)
     assert spread.weights == pytest.approx(whole.weights / MIXTRAL.experts, rel=1e-6)
     sharded = planned(MIXTRAL, layout=dataclasses.replace(layout, expert=1))
@@ -97,10 +97,11 @@ def test_checkpointing_keeps_less_and_buffers_more():
 
 
 @settings(max_examples=15, deadline=None)
-@given(micro=st.integers(1, 4), rows=st.integers(4, 64), fsdp=st.sampled_from([1, 2, 4]))
-def test_more_never_takes_less(micro, rows, fsdp):
+@given(micro=st.integers(1, 4), rows=st.integers(4, 64), shard=st.sampled_from([1, 2, 4]))
+def test_more_never_takes_less(micro, rows, shard):
     def of(micro_batch, context):
-        return memory(LLAMA, Batch(context=context, rows=rows, micro_batch=micro_batch), layout=Layout(fsdp=fsdp)).total
+        return memory(LLAMA, Batch(context=context, rows=rows, micro_batch=micro_batch), layout=Layout(
+            shard=shard)).total
 
     assert of(micro, 128) < of(micro + 1, 128)
     assert of(micro, 128) < of(micro, 256)
@@ -114,18 +115,19 @@ def test_what_does_not_fit_says_so():
 
 @pytest.mark.parametrize(("wrong", "said"), [
     (Layout(tensor=3), "cannot be split 3 ways"), (Layout(pipeline=9), "8 blocks cannot be split"),
-    (Layout(fsdp=2, expert=2), "no experts")])
+    (Layout(shard=2, expert=2), "no experts")])
 def test_impossible_layouts_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
         planned(layout=wrong)
 
 
 def test_layouts_are_read_and_written():
-    assert Layout.parse("fsdp=8,tensor=2") == Layout(fsdp=8, tensor=2)
-    assert Layout.parse(Layout(fsdp=4, pipeline=2, zero=1).text()) == Layout(fsdp=4, pipeline=2, zero=1)
+    assert Layout.parse("shard=8,tensor=2") == Layout(shard=8, tensor=2)
+    assert Layout.parse(Layout(shard=4, pipeline=2, zero=1).text()) == Layout(shard=4, pipeline=2, zero=1)
     assert Layout.parse("").text() == "one device"
-    for text, said in (("fdsp=8", "no kind"), ("fsdp=x", "whole number"), ("fsdp=0", "at least 1"),
-                       ("fsdp=-1", "whole number"), ("fsdp=2,zero=5", "choose 1, 2 or 3"), ("expert=4", "do not fit")):
+    for text, said in (("shrad=8", "no kind"), ("shard=x", "whole number"), ("shard=0", "at least 1"),
+                       ("shard=-1", "whole number"), ("shard=2,zero=5", "choose 1, 2 or 3"),
+                       ("expert=4", "do not fit")):
         with pytest.raises(UserError, match=said):
             Layout.parse(text)
 

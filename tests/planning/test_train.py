@@ -99,7 +99,7 @@ def test_the_lightest_checkpointing_that_fits_is_chosen():
 def test_every_family_can_be_planned(family):
     presets = FAMILIES[family].presets
     config = presets[list(presets)[-1]]
-    value = planned("h200:64", config=config, tokens=1e9, region="SE", layout=Layout(fsdp=64)).as_json()
+    value = planned("h200:64", config=config, tokens=1e9, region="SE", layout=Layout(shard=64)).as_json()
     assert value["parameters"]["total"] == sum(n for k, n in value["parameters"].items() if k != "total")
     memory = value["memory_bytes"]
     parts = sum(memory[n] for n in ("weights", "gradients", "optimizer", "activations", "logits", "buffers"))
@@ -114,8 +114,8 @@ def test_every_family_can_be_planned(family):
     ({"optimizer": "adamx"}, "adamx"), ({"precision": "fp12"}, "fp12"), ({"checkpointing": "some"}, "some"),
     ({"days": 0}, "positive"), ({"region": "XX"}, "not known"),
     ({"given": Given.from_plain({"mfu": 1.5}, "x")}, "at most 1"),
-    ({"layout": Layout(fsdp=4)}, "needs 4 devices, but there are 8"),
-    ({"batch_tokens": 2048, "layout": Layout(fsdp=8)}, "cannot share"),
+    ({"layout": Layout(shard=4)}, "needs 4 devices, but there are 8"),
+    ({"batch_tokens": 2048, "layout": Layout(shard=8)}, "cannot share"),
 ])
 def test_nonsense_is_refused(options, said):
     with pytest.raises(UserError, match=said):

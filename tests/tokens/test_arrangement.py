@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,6 @@ from gristmill.tokens import (
     MixturePoint,
     PackedBatches,
     Positions,
-    RankBatches,
     ShardWriter,
     arrange,
     text_batches,
@@ -127,6 +129,20 @@ def test_each_component_has_every_row_once_an_epoch(corpus, text):
         assert own.epoch_rows == (part.total_tokens - 1) // CONTEXT
 
 
+@dataclass
+class Share:
+    """What one of several ranks reads."""
+
+    source: Any
+    positions: Positions
+    rank: int
+    world: int
+    steps: int | None = None
+
+    def batch(self, step):
+        return self.source.rows(self.positions.places(step, self.rank, self.world))
+
+
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_number_of_ranks_and_workers_reads_the_same_order_from_any_step(corpus, text, data):
@@ -143,7 +159,7 @@ def test_any_number_of_ranks_and_workers_reads_the_same_order_from_any_step(corp
         stop = data.draw(st.integers(step + 1, steps))
         world = data.draw(st.integers(1, 4))
         rows = arrangement.rows(made(text), total, 9)
-        ranks = [RankBatches(rows, positions, rank, world) for rank in range(world)]
+        ranks = [Share(rows, positions, rank, world) for rank in range(world)]
         loaders = [Loader(rank, step, stop, prefetch=data.draw(st.integers(0, 2))) for rank in ranks]
         for parts in zip(*loaders, strict=True):
             read += [batch["input_ids"] for _, batch in parts]
@@ -154,12 +170,9 @@ def test_any_number_of_ranks_and_workers_reads_the_same_order_from_any_step(corp
     assert torch.equal(torch.cat(read), alone)
 
 
-def test_ranks_that_cannot_be_are_refused(text):
-    batches = PackedBatches(text, context=CONTEXT, batch=4, seed=0)
-    with pytest.raises(ValueError, match="5 ranks, but the first update has 4 rows"):
-        RankBatches(batches, Positions(4, CONTEXT), 0, 5)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        RankBatches(batches, Positions(4, CONTEXT), 2, 2)
+def test_more_ranks_than_rows_are_refused():
+    with pytest.raises(UserError, match="4 rows cannot be dealt to 5 processes"):
+        Positions(4, CONTEXT).places(0, 0, 5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
 """The one loop: exact accumulation, exact resume, honest stopping."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,8 +20,10 @@ from gristmill.core.errors import UserError
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.objectives import CausalLM
-from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig, checkpoint
+from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig
+from gristmill.training.checkpoints import Checkpoints, store
 from gristmill.training.device import prepare
+from gristmill.training.parallel import World
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 
@@ -159,10 +162,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     t.fit()
     expected = weights(t)
     newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
-    with (newest / "model.safetensors").open("r+b") as file:
-        file.seek(200)
+    with next(newest.glob("*.safetensors")).open("r+b") as file:
+        file.seek(-200, os.SEEK_END)
         file.write(b"\xff\xff\xff")
-    found = checkpoint.newest(tmp_path / "checkpoints")
+    found = Checkpoints(tmp_path / "checkpoints", World.alone()).newest()
     assert found is not None
     assert found.step < 6
     again = trainer(tmp_path, steps=6)
@@ -174,21 +177,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     from gristmill.core.errors import MachineError
 
     t = trainer(tmp_path, steps=6)
-    real = checkpoint.save_file
+    real = store.Disk.writing
 
-    def full(tensors, path):
-        if "step-00000004" in str(path):
-            Path(path).write_bytes(b"half a file")
-            raise OSError(28, "No space left on device")
-        real(tensors, path)
+    @contextlib.contextmanager
+    def full(self, step, name):
+        with real(self, step, name) as file:
+            if step == 4:
+                file.write(b"half a file")
+                raise OSError(28, "No space left on device")
+            yield file
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(store.Disk, "writing", full)
     with pytest.raises(MachineError, match="disk is full"):
         t.fit()
-    found = checkpoint.newest(tmp_path / "checkpoints")
+    found = Checkpoints(tmp_path / "checkpoints", World.alone()).newest()
     assert found is not None
     assert found.step == 3
-    monkeypatch.setattr(checkpoint, "save_file", real)
+    monkeypatch.setattr(store.Disk, "writing", real)
     again, whole = trainer(tmp_path, steps=6), trainer(tmp_path / "whole", steps=6)
     assert again.fit() == whole.fit()
 

@@ -12,9 +12,10 @@ from gristmill.core.errors import UserError
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.models.config import MoEConfig
 from gristmill.planning.memory import OPTIMIZERS
-from gristmill.training import checkpoint
+from gristmill.training.checkpoints import Checkpoints
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer
 from gristmill.training.optimizers.blockwise import BLOCK, levels, quantise, restore, zeros
+from gristmill.training.parallel import World
 
 KINDS = ("muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit")
 EXPERTS = DecoderConfig(family="moe", vocab_size=300, dim=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp_dim=64,
@@ -47,15 +48,17 @@ def test_after_a_checkpoint_the_next_steps_have_the_same_bits(tmp_path, kind):
     advance(model, optimizer, range(3))
     state = optimizer.tensors(names_of(model))
     weights = dict(model.named_parameters())
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(3, {"model": weights, "optimizer": state}, {}))
+    saves = Checkpoints(tmp_path, World.alone())
+    saves.save(3, {"model": weights, "optimizer": state}, {})
     advance(model, optimizer, range(3, 6))
 
     other, resumed = model_and_optimizer(kind, seed=9)
-    found = checkpoint.newest(tmp_path)
+    found = saves.newest()
+    kept = saves.read(found, "model")
     with torch.no_grad():
         for name, parameter in other.named_parameters():
-            parameter.copy_(found.tensors["model"][name])
-    resumed.load_tensors(found.tensors["optimizer"], names_of(other))
+            parameter.copy_(kept[name])
+    resumed.load_tensors(saves.read(found, "optimizer"), names_of(other))
     advance(other, resumed, range(3, 6))
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs), name

@@ -10,11 +10,13 @@ import torch
 from gristmill.core.artifact import Artifact
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, read_jsonl
+from gristmill.core.progress import Silent
 from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.data.documents import Document, row, write_shard
 from gristmill.models.spec import ModelSpec
 from gristmill.objectives.pretraining import MaskedLanguageModelling, PrefixLanguageModelling
+from gristmill.tokenizer import Tokenizer
 from gristmill.tokenizer.train import train_bpe
 from gristmill.tokens import BatchWarmup, Curriculum, Mixture, MixturePoint, Positions, materialise, text_batches
 from gristmill.training.loop import Trainer, TrainingConfig
@@ -71,16 +73,16 @@ def test_a_run_with_everything_resumed_in_the_middle_is_the_undisturbed_run(inpu
     stage = recipe(**EVERYTHING)
     losses, plan = run(stage, inputs, tmp_path / "whole")
     assert len(losses) == STEPS
-    update = Trainer.update
+    advance = Trainer.advance
 
-    def stops(trainer, window):
+    def stops(trainer, window, *times):
         if trainer.step == 6 and not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
-        return update(trainer, window)
+        return advance(trainer, window, *times)
 
     stopped: list[bool] = []
-    monkeypatch.setattr(Trainer, "update", stops)
+    monkeypatch.setattr(Trainer, "advance", stops)
     with pytest.raises(KeyboardInterrupt):
         run(stage, inputs, tmp_path / "stopped")
     again, same_plan = run(stage, inputs, tmp_path / "stopped")
@@ -209,3 +211,100 @@ def test_pairs_of_similar_lengths_waste_no_places(inputs, tmp_path):
         assert all(len(pairs.row(i, version).ids) <= most[i] for i in range(0, pairs.rows, 3) for version in (0, 1))
     with pytest.raises(UserError, match="order of their own"):
         check_reading(NextSentencePrediction(similar_lengths=True), "concatenate", None, mixed=True)
+
+
+def test_the_largest_micro_batch_is_found_written_down_and_kept(inputs, tmp_path, monkeypatch):
+    """With less memory than the planner wants for a whole update; resumed, with more, the choice stays."""
+    from gristmill.training import pretrain
+
+    whole, _ = run(recipe(micro_batch=8), inputs, tmp_path / "whole")
+    stage = recipe(micro_batch="auto")
+    fits = []
+    real = pretrain.fitting
+    monkeypatch.setattr(pretrain, "fitting", lambda *a, **k: fits.append(real(*a, **k)) or fits[-1])
+    run(recipe(micro_batch="auto", budget=Budget(steps=1)), inputs, tmp_path / "probe")
+    by_rows = {fit.rows: fit.memory.total for fit in fits[0]}
+    assert max(by_rows) == 8
+    monkeypatch.setattr(pretrain, "available_bytes", lambda device: by_rows[3] / 0.92 * 1.001)
+    advance = Trainer.advance
+
+    def killed(trainer, *args, **kwargs):
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        return advance(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(stage, inputs, tmp_path / "cut")
+    decided = read_json(tmp_path / "cut" / "work" / "telemetry" / "compute.json")
+    assert decided["micro_batch"] == 3
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(pretrain, "available_bytes", lambda device: 1e12)
+    losses, plan = run(stage, inputs, tmp_path / "cut")
+    assert plan["micro_batch"] == "auto"
+    assert any("micro_batch = 3" in note for note in plan["derivations"])
+    assert read_json(tmp_path / "cut" / "work" / "telemetry" / "compute.json") == decided
+    np.testing.assert_allclose(losses, whole, rtol=1e-4)
+    fixed, _ = run(recipe(micro_batch=3), inputs, tmp_path / "fixed")
+    assert losses == fixed
+
+
+def test_a_trial_that_runs_out_of_memory_leaves_the_training_as_it_was(inputs, tmp_path, monkeypatch):
+    """As on a GPU: sizes are tried from the largest on, with whole updates, before anything counts."""
+    from gristmill.training import fit_memory, pretrain
+
+    tried = []
+
+    def full(module, args):
+        tried.append(len(args[0]))
+        if len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def trying(trainer, fits, source):
+        hook = trainer.model.embedding.register_forward_pre_hook(full)
+        found = fit_memory.try_out(trainer, fits, source, gpu=True)
+        hook.remove()
+        return found
+
+    monkeypatch.setattr(pretrain, "try_out", trying)
+    losses, plan = run(recipe(micro_batch="auto"), inputs, tmp_path / "tried")
+    assert list(dict.fromkeys(tried)) == [8, 4, 3, 2]  # 3, 3 and 2 rows
+    assert any("and tried" in note for note in plan["derivations"])
+    fixed, _ = run(recipe(micro_batch=3), inputs, tmp_path / "fixed")
+    assert losses == fixed
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_bad_row_is_laid_to_its_documents(inputs, tmp_path, monkeypatch, options):
+    """A row is broken on its way to the model; the error names the documents of the corpus whose text it holds."""
+    window, broken = Windows.window, {}
+
+    def breaking(self, step):
+        made = [{name: tensor.clone() for name, tensor in batch.items()} for batch in window(self, step)]
+        broken["ids"] = made[1]["input_ids"][0].clone() if step == STEPS - 1 else None
+        for batch in made:
+            batch["input_ids"].clamp_(max=298)
+        if step == STEPS - 1:
+            made[1]["input_ids"][0, 0] = 299
+        return made
+
+    monkeypatch.setattr(Windows, "window", breaking)
+    stage = recipe(**options)
+    begin = Trainer.begin
+
+    def begun(trainer):
+        begin(trainer)
+        trainer.model.embedding.register_forward_hook(
+            lambda module, args, out: out.masked_fill((args[0] == 299)[..., None], float("nan")))
+
+    monkeypatch.setattr(Trainer, "begin", begun)
+    with pytest.raises(UserError, match="First not finite: the output of embedding, in micro-batch 2 of 3") as caught:
+        run(stage, inputs, tmp_path / "bad")
+    said = str(caught.value)
+    assert "Row 1 of it gives this alone, which holds" in said
+    shards = materialise(inputs["corpus"], Tokenizer.load(inputs["tokenizer"].path), "train",
+                         tmp_path / "bad" / "cache", Silent())
+    text = shards.slice(0, shards.total_tokens)
+    at = next(i for i in range(len(text)) if (text[i:i + 8] == broken["ids"][:8].numpy()).all())
+    origin = shards.locate(at)
+    assert f"{origin.document} ({origin.source})" in said

@@ -54,11 +54,15 @@ class Experts(nn.Module):
 
     def transform(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Rows (rows, dim) in the order of their experts, counts (experts,) of them each -> (rows, dim)."""
-        stacks: list[Tensor] = [weight for weight in (self.gate, self.up, self.down) if weight is not None]
-        if torch.is_autocast_enabled(rows.device.type):  # the grouped product is not among the casted operations
-            dtype = torch.get_autocast_dtype(rows.device.type)
-            rows, stacks = rows.to(dtype), [weight.to(dtype) for weight in stacks]
-        return (grouped if can_group(rows, stacks) else looped)(rows, counts, stacks, self.activation)
+        return transformed(rows, counts, [w for w in (self.gate, self.up, self.down) if w is not None], self.activation)
+
+
+def transformed(rows: Tensor, counts: Tensor, stacks: Sequence[Tensor], activation: str) -> Tensor:
+    """`Experts.transform` with these stacks: (gate,) up, down."""
+    if torch.is_autocast_enabled(rows.device.type):  # the grouped product is not among the casted operations
+        dtype = torch.get_autocast_dtype(rows.device.type)
+        rows, stacks = rows.to(dtype), [weight.to(dtype) for weight in stacks]
+    return (grouped if can_group(rows, stacks) else looped)(rows, counts, stacks, activation)
 
 
 def can_group(rows: Tensor, stacks: Sequence[Tensor]) -> bool:

@@ -41,7 +41,7 @@ def seen_keys(pattern: Pattern, keys: int) -> int:
 def flex(
     q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
     key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
-    scale: float | None = None, dropout: float = 0.0,
+    scale: float | None = None, dropout: float = 0.0, first: int = 0,
 ) -> Tensor:
     """As `attention`; without bias and dropout."""
     if bias is not None or dropout:
@@ -49,13 +49,13 @@ def flex(
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     if document_ids is None and prefix is None:
-        mask = _pattern_mask(pattern, q.shape[2], k.shape[2], q.device)
+        mask = _pattern_mask(pattern, q.shape[2], k.shape[2], q.device, first)
         return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     of_keys = document_ids if key_document_ids is None else key_document_ids
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         # Called with single positions; `visible` wants a key axis.
-        inside = pattern.visible(query, key[None])[..., 0]
+        inside = pattern.visible(query + first, key[None])[..., 0]
         if prefix is not None:
             inside = inside | prefix[row, key]
         if document_ids is not None and of_keys is not None:
@@ -67,12 +67,12 @@ def flex(
 
 
 @functools.lru_cache(maxsize=32)
-def _pattern_mask(pattern: Pattern, queries: int, keys: int, device: torch.device) -> Any:
+def _pattern_mask(pattern: Pattern, queries: int, keys: int, device: torch.device, first: int) -> Any:
     """The blocks of a pattern alone: the same for every layer and step."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return pattern.visible(query, key[None])[..., 0]
+        return pattern.visible(query + first, key[None])[..., 0]
 
     return create_block_mask(seen, None, None, queries, keys, device=device)
 

@@ -100,10 +100,12 @@ def allowed(
     document_ids: Tensor | None = None,
     key_document_ids: Tensor | None = None,
     prefix: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Which keys the queries [start, stop) may see: (batch or 1, 1, stop - start, keys) of bool.
 
-    keys: how many, or which stretches of them. document_ids (batch, time): a query sees keys of its own document only.
+    keys: how many, or which stretches of them. document_ids (batch, time): a query sees keys of its own document only;
+    column 0 belongs to the query at `first`.
     key_document_ids (batch, keys): the documents of the keys where these are another sequence (cross-attention).
     prefix (batch, keys) of bool: tokens that everybody in their document may see, whatever the pattern says (prefix LM,
     arXiv:1910.10683).
@@ -116,7 +118,7 @@ def allowed(
         seen = seen | cut(prefix[:, None], runs)
     if document_ids is not None:
         of_keys = document_ids if key_document_ids is None else key_document_ids
-        seen = seen & (document_ids[:, start:stop, None] == cut(of_keys[:, None], runs))
+        seen = seen & (document_ids[:, start - first : stop - first, None] == cut(of_keys[:, None], runs))
     return seen[:, None]
 
 

@@ -18,6 +18,11 @@ from gristmill.models.layers.mlp import make_mlp
 from gristmill.models.layers.rotary import Tables
 
 
+def alone(counts: Tensor) -> Tensor:
+    """The sum of counts over processes where there is but one."""
+    return counts
+
+
 @dataclass(frozen=True)
 class Routing:
     """What one layer's router decided in its last forward pass; tokens are rows of the batch one after another."""
@@ -30,6 +35,8 @@ class Routing:
     """(tokens, active): numbers of experts."""
     real: Tensor | None
     """(tokens,) of bool: False for padding; None where there is none."""
+    total: Callable[[Tensor], Tensor] = alone
+    """Sums counts over all that hold tokens of the same rows."""
 
 
 class MoE(Tables):
@@ -53,6 +60,8 @@ class MoE(Tables):
         self.register_buffer("dropped", torch.zeros((), dtype=torch.int64), persistent=False)
         self.recording = False
         self.routing: Routing | None = None
+        self.total: Callable[[Tensor], Tensor] = alone
+        """Sums counts over all that hold tokens of the same rows; context parallelism puts another function here."""
 
     def build_tables(self, device: torch.device) -> None:
         self.load = torch.zeros(self.settings.experts, dtype=torch.int64, device=device)
@@ -73,7 +82,7 @@ class MoE(Tables):
         if kept is not None:
             self.dropped += (~kept if real is None else ~kept & real[:, None]).sum()
         if self.recording:
-            self.routing = Routing(logits, scores / scores.sum(1, keepdim=True), chosen, real)
+            self.routing = Routing(logits, scores / scores.sum(1, keepdim=True), chosen, real, self.total)
         out = self.experts(rows, chosen, weights, kept)
         if self.shared is not None:
             always = self.shared(rows)
@@ -136,7 +145,7 @@ def expert_layers(model: nn.Module) -> list[MoE]:
     return [module for module in model.modules() if isinstance(module, MoE)]
 
 
-def rebalance(model: nn.Module, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> dict[str, float]:
+def rebalance(model: nn.Module, total: Callable[[Tensor], Tensor] = alone) -> dict[str, float]:
     """Once an update: let every layer's selection bias follow the loads of the whole window.
 
     total: sums counts over the processes that share the batch. Returns what a trace wants to know, nothing for a model

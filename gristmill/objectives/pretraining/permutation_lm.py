@@ -120,6 +120,10 @@ class PermutedBatches:
         """The rows at these places of training, as the batches have them."""
         return gathered(self.batch, self.text.batch_size, places)
 
+    def documents(self, place: int) -> list[str]:
+        """The documents of the row at this place of training."""
+        return self.text.documents(place)
+
 
 class HeldOutPermuted:
     """The first whole documents in order, always with the same tokens predicted in the same order."""

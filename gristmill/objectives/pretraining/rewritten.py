@@ -48,6 +48,10 @@ class Rewritten:
         """The rows at these places of training, as the batches have them."""
         return gathered(self.batch, self.batches.batch_size, places)
 
+    def documents(self, place: int) -> list[str]:
+        """The documents of the row at this place of training."""
+        return self.batches.documents(place)
+
 
 @dataclass
 class RewrittenHeldOut:

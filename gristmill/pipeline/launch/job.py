@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 from gristmill.core.errors import UserError
 
-MANY_PROCESSES = False
-"""Whether one recipe may be run by several processes at once. The training loop cannot do that yet: every process
-would run the whole recipe, and the run folder's lock would stop all but one. The writers below are ready for it."""
-
 GRACE = 120
 """Seconds between the order to stop and the kill: time to write a checkpoint."""
 
@@ -39,6 +35,8 @@ class Job:
     arguments: tuple[str, ...] = ()
     """Further options of `gristmill run`."""
     nodes: int = 1
+    min_nodes: int | None = None
+    """Where nodes may come and go: with how many the run still goes on."""
     processes: int = 1
     gpus: int = 0
     cpus: int | None = None
@@ -67,10 +65,13 @@ class Job:
         _demand(len(self.name) <= 63 and bool(_NAME.match(self.name)), "--name",
                 f"{self.name!r} is not a name that every scheduler takes",
                 "at most 63 lower-case letters, digits and hyphens; a letter first, no hyphen last")
-        for option, number, least in (("--nodes", self.nodes, 1), ("--processes", self.processes, 1),
+        for option, number, least in (("--nodes", self.nodes, 1), ("--min-nodes", self.min_nodes, 1),
+                                      ("--processes", self.processes, 1),
                                       ("--gpus", self.gpus, 0), ("--cpus", self.cpus, 1), ("--memory", self.memory, 1),
                                       ("--time", self.seconds, 1), ("--restarts", self.restarts, 0)):
             _demand(number is None or number >= least, option, f"{number} is too small", f"at least {least}")
+        _demand(self.min_nodes is None or self.min_nodes <= self.nodes, "--min-nodes",
+                f"{self.min_nodes} is more than --nodes {self.nodes}")
         for option, word, rule in (("--queue", self.queue, _WORD), ("--account", self.account, _WORD),
                                    ("--accelerator", self.accelerator, _WORD), ("--image", self.image, _IMAGE)):
             _demand(word is None or bool(rule.match(word)), option, f"{word!r} has characters that no scheduler takes")
@@ -109,15 +110,6 @@ class Job:
         path = recipe or self.recipe
         path = f"./{path}" if path.startswith("-") else path
         return ["run", path, f"--runs-dir={self.runs_dir}", *self.arguments]
-
-
-def check_processes(job: Job) -> None:
-    """Raise UserError if the job asks for more processes than a recipe can use today."""
-    if job.world > 1 and not MANY_PROCESSES:
-        raise UserError(
-            f"{job.nodes} x {job.processes} = {job.world} processes were asked for, but a recipe is run by one process "
-            "in this version: training on several is not there yet, and the others would only wait for its lock",
-            where="--nodes, --processes", fix="--nodes 1 --processes 1 (one process uses all cores, and one GPU)")
 
 
 def _is_text(text: str) -> bool:

@@ -39,8 +39,8 @@ def _sky(job: Job, file: str) -> list[str]:
 
 SCHEDULERS: dict[str, Scheduler] = {
     "torchrun": Scheduler(
-        torchrun.text, frozenset({"time"}), "torchrun", lambda job, file: ["bash", file], False, re.compile(r"(?!)"),
-        "torchrun comes with torch", here=True),
+        torchrun.text, frozenset({"time", "min_nodes"}), "torchrun", lambda job, file: ["bash", file], False,
+        re.compile(r"(?!)"), "torchrun comes with torch", here=True),
     "slurm": Scheduler(
         slurm.text, frozenset({"memory", "time", "accelerator", "image", "queue", "account"}),
         "sbatch", lambda job, file: ["sbatch", "--parsable"], True, re.compile(r"^(\d+)(?:;\S+)?$", re.MULTILINE),
@@ -71,6 +71,11 @@ def check_options(name: str, given: set[str]) -> None:
 def notes(name: str, job: Job) -> list[str]:
     """What somebody should know before this job is started."""
     found = []
+    if job.nodes > 1:
+        found.append({
+            "kubernetes": "--runs-volume must be a claim that several nodes can write (ReadWriteMany)",
+            "skypilot": "--runs-dir must be a file system that all nodes share, which a bucket is not",
+        }.get(name, f"--runs-dir {job.runs_dir} must be a folder that all nodes share"))
     if name == "kubernetes":
         if job.volume is None:
             found.append("runs are lost with the pod: --runs-volume CLAIM --runs-dir /runs keeps them")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gristmill.core.errors import MachineError, UserError
-from gristmill.pipeline.launch.job import Job, check_processes
+from gristmill.pipeline.launch.job import Job
 from gristmill.pipeline.launch.schedulers import SCHEDULERS, Scheduler
 
 
@@ -30,7 +30,6 @@ def submit(name: str, job: Job, text: str, file: Path | None = None) -> Answer:
     Raises MachineError where the client is missing or refuses; a job that runs here returns its own exit code instead.
     """
     row = SCHEDULERS[name]
-    check_processes(job)
     if row.here and job.nodes > 1:
         raise UserError("torchrun starts this machine's processes only", where="--submit",
                         fix="--write FILE, and start that on every node with HEAD set")

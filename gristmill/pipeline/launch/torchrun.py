@@ -39,7 +39,8 @@ def process_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str 
 
 def torchrun_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str | None = None) -> str:
     """`torchrun ... -m gristmill run RECIPE`; without a rendezvous it is for one node alone."""
-    parts = ["torchrun", f"--nnodes={job.nodes}", f"--nproc-per-node={job.processes}", f"--max-restarts={job.restarts}"]
+    nodes = job.nodes if job.min_nodes is None else f"{job.min_nodes}:{job.nodes}"
+    parts = ["torchrun", f"--nnodes={nodes}", f"--nproc-per-node={job.processes}", f"--max-restarts={job.restarts}"]
     if rendezvous is None:
         parts.append("--standalone")
     else:
@@ -51,6 +52,12 @@ def torchrun_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str
     return " ".join([*parts, "-m", "gristmill", shlex.join(job.words(recipe))])
 
 
+def elastic(job: Job) -> list[str]:
+    """Where nodes may come and go, each round makes a store of its own: torch 2.13 keeps the address of the first one,
+    and a node that joins later waits for it in vain."""
+    return [] if job.min_nodes is None else ["export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+
+
 def patience() -> str:
     """torchrun kills its processes 30 s after SIGTERM unless told otherwise (older releases do not listen)."""
     return f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={GRACE}"
@@ -59,7 +66,7 @@ def patience() -> str:
 def text(job: Job) -> str:
     """A bash script to be started on every node; HEAD must be the first node's address if there are more than one."""
     lines = ["#!/usr/bin/env bash", f"# {job.name}: start this on {'every node' if job.nodes > 1 else 'the machine'}",
-             *prelude(job, cd=True), patience()]
+             *prelude(job, cd=True), patience(), *elastic(job)]
     rendezvous = None
     if job.nodes > 1:
         lines.append(': "${HEAD:?set HEAD to the name or address of the first node, the same on every node}"')

@@ -6,6 +6,7 @@ from typing import Any
 
 from gristmill.pipeline.report.formatting import count, number
 from gristmill.pipeline.report.run import Missing, Run, Stage
+from gristmill.pipeline.report.speed_panels import measured_watts
 from gristmill.pipeline.report.training import compute
 
 WATTS_PER_CORE = 10.0
@@ -29,14 +30,17 @@ def _cost(stage: Stage) -> dict[str, Any]:
     core_hours = stage.seconds * cores / 3600
     plan = stage.json("plan.json") or {}
     tokens = stage.metrics.get("tokens")
-    memory = [line["memory_mb"] for line in stage.lines("telemetry/speed.jsonl") if line.get("memory_mb")]
+    speed = stage.lines("telemetry/speed.jsonl")
+    memory = [line["memory_mb"] for line in speed if line.get("memory_mb")]
+    watts = measured_watts(speed)
     flops = plan.get("flops_per_token")
     return {
         "stage": stage,
         "seconds": stage.seconds,
         "cores": cores,
         "core_hours": core_hours,
-        "watt_hours": core_hours * WATTS_PER_CORE,
+        "watt_hours": core_hours * WATTS_PER_CORE if watts is None else watts * stage.seconds / 3600,
+        "measured": watts is not None,
         "tokens": tokens,
         "memory": max(memory) * 1e6 if memory else None,
         "flops": flops * tokens if flops and tokens else None,

@@ -10,6 +10,7 @@ from gristmill.pipeline.report.charts import Level, LineChart, Series, line_char
 from gristmill.pipeline.report.formatting import count, duration, number, short_count
 from gristmill.pipeline.report.overview import is_bits_per_byte
 from gristmill.pipeline.report.run import Missing, Run, Stage
+from gristmill.pipeline.report.speed_panels import speed_facts, speed_panels
 
 HELD_OUT_LOSS = {"valid_loss": "held-out text", "answer_loss": "held-out answers", "preference_loss": "held-out pairs"}
 SHARES = {
@@ -65,10 +66,11 @@ def _model(stage: Stage, levels: Sequence[Level]) -> dict[str, Any]:
         _single("Learning rate", trace, "lr", "line", 4, zero=True),
         _single("Gradient norm", trace, "grad_norm", "line", 5, log_y=True, note="before clipping"),
         _single("Tokens per second", speed, "tokens_per_second", "line", 1, zero=True, note=_pace(speed)),
+        *speed_panels(stage, speed),
     ]
     return {
         "stage": stage,
-        "facts": _facts(stage, plan),
+        "facts": [*_facts(stage, plan), *speed_facts(speed)],
         "large": [c for c in large if c],
         "small": [c for c in small if c],
         "derivations": plan.get("derivations") or [],

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gristmill.training.optimizers.unless import unless
+
 SQUARE = 1e-30
 """Added to squared gradients (epsilon 1): a row without gradient does not move, and nothing is divided by zero."""
 SMALLEST = 1e-3
@@ -24,6 +26,9 @@ class Adafactor(torch.optim.Optimizer):
 
     Stacked matrices, (experts, rows, columns), have means, clipping and scale of their own each.
     """
+
+    found_inf: Tensor | None = None
+    """0-d; where it is not zero a step changes nothing (torch's name, as its fused optimizers have it)."""
 
     def __init__(self, params: Iterable, lr: float = 1e-2, clip: float = 1.0, decay: float = -0.8,
                  weight_decay: float = 0.0) -> None:
@@ -39,12 +44,13 @@ class Adafactor(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state |= self._first(gradient)
-                state["step"] += 1
-                update = _direction(gradient, state, (state["step"] ** group["decay"]).to(gradient.dtype))
-                update /= (_size(update) / group["clip"]).clamp_(min=1)
-                update *= group["lr"] * _size(parameter).clamp_(min=SMALLEST)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(update)
+                with unless(self.found_inf, parameter, *state.values()):
+                    state["step"] += 1
+                    update = _direction(gradient, state, (state["step"] ** group["decay"]).to(gradient.dtype))
+                    update /= (_size(update) / group["clip"]).clamp_(min=1)
+                    update *= group["lr"] * _size(parameter).clamp_(min=SMALLEST)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(update)
 
     @staticmethod
     def _first(gradient: Tensor) -> dict[str, Tensor]:

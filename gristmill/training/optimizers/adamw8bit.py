@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gristmill.training.optimizers.blockwise import BLOCK, quantise, restore, zeros
+from gristmill.training.optimizers.unless import unless
 
 WHOLE = 4096
 """Parameters with fewer numbers than this keep fp32 states, as in the paper's implementation: they cost little."""
@@ -24,6 +26,9 @@ class AdamW8bit(torch.optim.Optimizer):
     The step itself is made from the unrounded averages.
     """
 
+    found_inf: Tensor | None = None
+    """0-d; where it is not zero a step changes nothing (torch's name, as its fused optimizers have it)."""
+
     def __init__(self, params: Iterable, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
@@ -37,22 +42,26 @@ class AdamW8bit(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state |= _first(parameter)
-                state["step"] += 1
-                # Corrections of the averages' start at zero, 1 - beta^t (Kingma and Ba 2015, algorithm 1): in fp32 the
-                # difference itself would lose digits.
-                first, second = (-torch.expm1(state["step"] * (math.log(beta) if beta else -math.inf))
-                                 for beta in group["betas"])
-                # A view wherever the memory is in order; else a copy that is written back.
-                flat, gradient = parameter.detach().reshape(-1), parameter.grad.reshape(-1)
-                flat.mul_(1 - group["lr"] * group["weight_decay"])
-                chunk = CHUNK.get(flat.device.type, 2**24)
-                for start in range(0, flat.numel(), chunk):
-                    part = slice(start, start + chunk)
-                    average, root = _update(state, part, gradient[part], group["betas"])
-                    divisor = root.div_(second.sqrt()).add_(group["eps"])
-                    flat[part].sub_(average.div(divisor).mul_(group["lr"] / first))
-                if not parameter.is_contiguous():
-                    parameter.copy_(flat.view_as(parameter))
+                with unless(self.found_inf, parameter, *state.values()):
+                    _move(parameter, parameter.grad, state, group)
+
+
+def _move(parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    state["step"] += 1
+    # Corrections of the averages' start at zero, 1 - beta^t (Kingma and Ba 2015, algorithm 1): in fp32 the difference
+    # itself would lose digits.
+    first, second = (-torch.expm1(state["step"] * (math.log(beta) if beta else -math.inf)) for beta in group["betas"])
+    # A view wherever the memory is in order; else a copy that is written back.
+    flat, gradient = parameter.detach().reshape(-1), gradient.reshape(-1)
+    flat.mul_(1 - group["lr"] * group["weight_decay"])
+    chunk = CHUNK.get(flat.device.type, 2**24)
+    for start in range(0, flat.numel(), chunk):
+        part = slice(start, start + chunk)
+        average, root = _update(state, part, gradient[part], group["betas"])
+        divisor = root.div_(second.sqrt()).add_(group["eps"])
+        flat[part].sub_(average.div(divisor).mul_(group["lr"] / first))
+    if not parameter.is_contiguous():
+        parameter.copy_(flat.view_as(parameter))
 
 
 def _first(parameter: Tensor) -> dict[str, Tensor]:

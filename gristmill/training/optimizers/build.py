@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from gristmill.training.optimizers.adamw8bit import AdamW8bit
 from gristmill.training.optimizers.joined import Joined
 from gristmill.training.optimizers.lion import Lion
 from gristmill.training.optimizers.muon import Muon
+from gristmill.training.optimizers.sharded import kind, mean_square, refuse_parts
 
 
 @config
@@ -115,19 +116,21 @@ def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], 
     named = list(parameters.named_parameters() if isinstance(parameters, nn.Module) else parameters)
     rules = list(config.groups)
     _check_patterns(rules, [name for name, _ in named])
-    groups: dict[tuple[str, str, float, float, str], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, str, float, float, Hashable], list[nn.Parameter]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        part = label = _part(name, parameter)
+        part = label = parameter_part(name, parameter.ndim)
         rate, decay = _rate(config, part, parameter), config.weight_decay if part in DECAYED else 0.0
         rule = next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.pattern)), None)
         if rule is not None:
             rate = rate if rule.learning_rate is None else rule.learning_rate
             decay = decay if rule.weight_decay is None else rule.weight_decay
             label = f"{part}: {rule.pattern}"
-        # An embedding is a group of its own, so that the groups are the same whatever the weights are.
-        groups.setdefault((part, label, rate, decay, name if part == "embedding" else ""), []).append(parameter)
+        # An embedding is a group of its own, so that the groups are the same whatever the weights are; and so are
+        # weights that are cut over processes in the same way, as torch steps a group at once.
+        own = name if part == "embedding" else kind(parameter)
+        groups.setdefault((part, label, rate, decay, own), []).append(parameter)
 
     def settings(wanted: str) -> Groups:
         return [{"params": members, "lr": rate, "peak_lr": rate, "name": label, "weight_decay": decay,
@@ -141,11 +144,15 @@ def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], 
         if matrices:
             parts.append(Muon(matrices, momentum=config.momentum))
     others = [group for part in rest for group in settings(part)]
+    if config.kind in WHOLE:
+        refuse_parts(config.kind, [parameter for _, parameter in named])
     if others:
         parts.append(EVERYTHING[config.kind](others, config))
     return Joined(parts)
 
 
+WHOLE = ("adafactor", "adamw8bit")
+"""Kinds whose steps of a number depend on others of its weight that may lie on other processes."""
 PARTS = ("matrices", "embedding", "head", "vectors")
 DECAYED = ("matrices", "head")
 EMBEDDINGS = ("embedding", "positions", "value_embedding", "relative_bias")
@@ -153,9 +160,10 @@ EMBEDDINGS = ("embedding", "positions", "value_embedding", "relative_bias")
 EMBEDDING_RATE = 30
 
 
-def _part(name: str, parameter: nn.Parameter) -> str:
+def parameter_part(name: str, dimensions: int) -> str:
+    """Which of `PARTS` a parameter of this name and number of dimensions belongs to."""
     path = name.split(".")[:-1]
-    if parameter.ndim < 2:
+    if dimensions < 2:
         return "vectors"
     if any(word in EMBEDDINGS for word in path):
         return "embedding"
@@ -169,7 +177,7 @@ def _rate(config: OptimizerConfig, part: str, parameter: nn.Parameter) -> float:
         return given or config.learning_rate
     # Adam's step has the size of its rate whatever the gradient, so an embedding's is measured by its own weights; to
     # three digits, so that the order of a sum cannot change the training.
-    deviation = float(parameter.detach().double().square().mean()) ** 0.5
+    deviation = mean_square(parameter) ** 0.5
     return float(f"{EMBEDDING_RATE * config.learning_rate * deviation:.3g}") or config.learning_rate
 
 

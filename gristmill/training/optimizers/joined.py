@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gristmill.core.errors import UserError
+from gristmill.training.optimizers.unless import unless
 
 RATE = "peak_lr"
 
@@ -38,6 +39,45 @@ class Joined(torch.optim.Optimizer):
     def step(self, closure=None):  # type: ignore[no-untyped-def, override]
         for part in self.parts:
             part.step()
+
+    def step_unless(self, skip: torch.Tensor) -> None:
+        """`step`, or nothing where `skip` (0-d, bool) is true: weights and states stay as they are, bit for bit.
+
+        On a CPU by looking at it; elsewhere the device decides by itself, and nobody waits for it.
+        """
+        if skip.device.type != "cpu":
+            self.step_selected(skip)
+        elif not bool(skip):
+            self.step()
+
+    def step_selected(self, skip: torch.Tensor) -> None:
+        """`step_unless` without looking at `skip`, on any device. States that a skipped step creates are zero."""
+        found = skip.to(torch.float32)
+        for part in self.parts:
+            # torch's fused optimizers and ours select inside of their step; others are put back from outside.
+            if hasattr(part, "found_inf") or part.defaults.get("fused"):
+                part.found_inf = found  # type: ignore[attr-defined]
+                try:
+                    part.step()
+                finally:
+                    part.found_inf = None  # type: ignore[attr-defined]
+            else:
+                self._step_and_put_back(part, skip)
+
+    @staticmethod
+    def _step_and_put_back(part: torch.optim.Optimizer, skip: torch.Tensor) -> None:
+        moved = [parameter for group in part.param_groups for parameter in group["params"]
+                 if parameter.grad is not None]
+        old = {id(value) for parameter in moved for value in part.state[parameter].values()
+               if isinstance(value, torch.Tensor)}
+        states = [value for parameter in moved for value in part.state[parameter].values() if id(value) in old]
+        with unless(skip, *moved, *states):
+            part.step()
+        with torch.no_grad():
+            for parameter in moved:
+                for value in part.state[parameter].values():
+                    if isinstance(value, torch.Tensor) and id(value) not in old:
+                        value.copy_(torch.where(skip, torch.zeros_like(value), value))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for part in self.parts:

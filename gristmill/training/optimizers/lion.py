@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
+
+from gristmill.training.optimizers.unless import unless
 
 
 class Lion(torch.optim.Optimizer):
@@ -12,6 +15,9 @@ class Lion(torch.optim.Optimizer):
 
     betas: of the update's interpolation and of the momentum that is kept. Decoupled weight decay, times lr.
     """
+
+    found_inf: Tensor | None = None
+    """0-d; where it is not zero a step changes nothing (torch's name, as its fused optimizers have it)."""
 
     def __init__(self, params: Iterable, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
                  weight_decay: float = 0.0) -> None:
@@ -29,6 +35,7 @@ class Lion(torch.optim.Optimizer):
                 if not state:
                     state["exp_avg"] = torch.zeros_like(parameter)
                 direction = torch.lerp(gradient, state["exp_avg"], now).sign_()
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction, alpha=-group["lr"])
-                state["exp_avg"].lerp_(gradient, 1 - kept)
+                with unless(self.found_inf, parameter, state["exp_avg"]):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(direction, alpha=-group["lr"])
+                    state["exp_avg"].lerp_(gradient, 1 - kept)

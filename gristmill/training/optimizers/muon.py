@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gristmill.training.device import bf16_pays
+from gristmill.training.optimizers.sharded import kind, local, on_matrices
+from gristmill.training.optimizers.unless import unless
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: singular values are driven into about [0.7, 1.2], quickly."""
@@ -44,6 +46,9 @@ class Muon(torch.optim.Optimizer):
     so that AdamW's learning rates and weight decay carry over. Nesterov momentum, decoupled weight decay.
     """
 
+    found_inf: Tensor | None = None
+    """0-d; where it is not zero a step changes nothing (torch's name, as its fused optimizers have it)."""
+
     def __init__(self, params: Iterable, lr: float = 1e-2, momentum: float = 0.95, weight_decay: float = 0.0,
                  steps: int = 5) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
@@ -51,30 +56,30 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[no-untyped-def, override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            alike: dict[tuple[Hashable, ...], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
+                    alike[parameter.shape, kind(parameter)].append(parameter)
+            for parameters in alike.values():
                 for batch in _batches(parameters):
-                    self._move(batch, group)
+                    for parameter in batch:
+                        if not self.state[parameter]:
+                            self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                    with unless(self.found_inf, *batch, *(self.state[parameter]["momentum"] for parameter in batch)):
+                        self._move(batch, group)
 
     def _move(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """One step of parameters of the same shape."""
+        """One step of parameters of the same shape and kind."""
         shape, updates = parameters[0].shape, []
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            gradient = parameter.grad
-            assert gradient is not None
-            state["momentum"].lerp_(gradient, 1 - group["momentum"])
-            updates.append(gradient.lerp(state["momentum"], group["momentum"]))
+            assert parameter.grad is not None
+            momentum, gradient = local(self.state[parameter]["momentum"]), local(parameter.grad)
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(momentum, group["momentum"]))
         # Stacked experts, (experts, rows, columns), are that many matrices, each with its own direction.
-        matrices = torch.stack(updates).reshape(-1, *shape[-2:])
-        directions = orthogonalise(matrices, group["steps"]).view(-1, *shape)
+        directions = on_matrices(lambda whole: orthogonalise(whole, group["steps"]), updates, parameters[0])
         size = 0.2 * max(shape[-2:]) ** 0.5
-        for parameter, direction in zip(parameters, directions, strict=True):
+        for parameter, direction in zip(map(local, parameters), directions, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * size)
 

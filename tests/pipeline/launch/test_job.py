@@ -4,14 +4,13 @@ import pytest
 from launch_jobs import job
 
 from gristmill.core.errors import UserError
-from gristmill.pipeline.launch import job as module
-from gristmill.pipeline.launch.job import check_processes
 
 
 @pytest.mark.parametrize(("given", "where"), [
     ({"name": "Toy"}, "--name"), ({"name": "-toy"}, "--name"), ({"name": "1toy"}, "--name"),
     ({"name": "toy\n"}, "--name"),
-    ({"name": "t" * 64}, "--name"), ({"name": ""}, "--name"), ({"nodes": 0}, "--nodes"), ({"gpus": -1}, "--gpus"),
+    ({"name": "t" * 64}, "--name"), ({"name": ""}, "--name"), ({"nodes": 0}, "--nodes"),
+    ({"nodes": 2, "min_nodes": 3}, "--min-nodes"), ({"min_nodes": 0}, "--min-nodes"), ({"gpus": -1}, "--gpus"),
     ({"processes": 0}, "--processes"), ({"cpus": 0}, "--cpus"), ({"memory": 0}, "--memory"), ({"seconds": 0}, "--time"),
     ({"restarts": -1}, "--restarts"), ({"queue": "a b"}, "--queue"), ({"queue": "a\n#SBATCH -N 9"}, "--queue"),
     ({"account": "$(x)"}, "--account"), ({"image": "x y"}, "--image"), ({"accelerator": "h100\n"}, "--accelerator"),
@@ -35,13 +34,3 @@ def test_threads_follow_from_cores_unless_the_user_says_otherwise():
 
 def test_a_recipe_that_looks_like_an_option_stays_a_recipe():
     assert job(recipe="--help").words() == ["run", "./--help", "--runs-dir=runs"]
-
-
-@pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (1, 2), (4, 8)])
-def test_several_processes_are_refused_until_training_can_use_them(nodes, processes, monkeypatch):
-    with pytest.raises(UserError, match="is run by one process") as error:
-        check_processes(job(nodes=nodes, processes=processes))
-    assert error.value.where == "--nodes, --processes"
-    check_processes(job())
-    monkeypatch.setattr(module, "MANY_PROCESSES", True)
-    check_processes(job(nodes=nodes, processes=processes))

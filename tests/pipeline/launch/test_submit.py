@@ -4,7 +4,6 @@ import pytest
 from launch_jobs import job
 
 from gristmill.core.errors import MachineError, UserError
-from gristmill.pipeline.launch import job as job_module
 from gristmill.pipeline.launch.schedulers import SCHEDULERS, check_options
 from gristmill.pipeline.launch.submit import submit
 
@@ -84,12 +83,8 @@ def test_torchrun_runs_here_and_keeps_its_exit_code(client, tmp_path):
     assert (tmp_path / "arguments").read_text().endswith("-m\ngristmill\nrun\nrecipes/toy.yaml\n--runs-dir=runs\n")
 
 
-def test_several_processes_or_nodes_are_not_started(client, monkeypatch):
-    client("sbatch", "exit 0")
+def test_torchrun_on_several_nodes_is_not_started_from_here(client):
     client("torchrun", "exit 0")
-    with pytest.raises(UserError, match="is run by one process"):
-        submit("slurm", job(nodes=2), "")
-    monkeypatch.setattr(job_module, "MANY_PROCESSES", True)
     with pytest.raises(UserError, match="this machine's processes only"):
         submit("torchrun", job(nodes=2), "")
 

@@ -43,6 +43,14 @@ def test_several_nodes_meet_at_the_address_that_they_are_told(stubs, tmp_path):
     assert stubs.called["environment"]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120"
 
 
+def test_a_range_of_nodes(stubs, tmp_path):
+    text = torchrun.text(job(nodes=4, min_nodes=2, workdir=str(tmp_path)))
+    assert stubs.bash("-c", text, HEAD="10.0.0.1").returncode == 0
+    assert stubs.called["argv"][0] == "--nnodes=2:4"
+    assert stubs.called["environment"]["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert "TORCH_DISABLE" not in torchrun.text(job(nodes=4))
+
+
 def test_setup_secrets_limit_and_exit_code(stubs, tmp_path):
     made = job(workdir=str(tmp_path), setup=("export FROM_SETUP=1 OTHER=$UNSET",), secrets=("HF_TOKEN",), seconds=60)
     text = torchrun.text(made)

@@ -1,0 +1,159 @@
+// Products of small bf16 matrices with AVX512-BF16, and the layouts that they need.
+//
+// One instruction multiplies pairs: a word holds two bf16 numbers that are neighbours along the summed dimension. Of
+// C (rows x columns) += A (rows x 2 pairs) B (2 pairs x columns), A lies as rows of words, and B as `pairs` rows of
+// words, one word a column.
+
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+using Word = uint32_t;
+using Bf16 = uint16_t;
+
+constexpr int BLOCK = 64;  // queries, and keys, that are treated at a time
+
+static inline float wide(Bf16 x) {
+    Word bits = Word(x) << 16;
+    float found;
+    std::memcpy(&found, &bits, 4);
+    return found;
+}
+
+static inline __m512 wide16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+
+static inline __m256i narrow16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+
+// 2^x for x of 0 or less (and a little more); relative error 8e-8, by a polynomial fitted to the middle octave.
+static inline __m512 exp2_16(__m512 x) {
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 part = _mm512_sub_ps(x, whole);
+    __m512 p = _mm512_set1_ps(0.001327649806626141f);
+    p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.00967553909868002f));
+    p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.05550713092088699f));
+    p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.24022120237350464f));
+    p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.6931469440460205f));
+    p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(1.0000001192092896f));
+    return _mm512_scalef_ps(p, whole);
+}
+
+// A tile of C: MR rows of 16 NR columns, kept in registers.
+template <int MR, int NR>
+static inline __attribute__((always_inline)) void tile(int pairs, const Word* a, int a_row, const Word* b, int b_row,
+                                                       float* c, int c_row, bool add) {
+    __m512 sums[MR][NR];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < NR; ++n) sums[m][n] = add ? _mm512_loadu_ps(c + m * c_row + 16 * n) : _mm512_setzero_ps();
+    for (int p = 0; p < pairs; ++p) {
+        __m512bh columns[NR];
+#pragma GCC unroll 4
+        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_row + 16 * n);
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; ++m) {
+            __m512bh one = (__m512bh)_mm512_set1_epi32(int(a[m * a_row + p]));
+#pragma GCC unroll 4
+            for (int n = 0; n < NR; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], one, columns[n]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < NR; ++n) _mm512_storeu_ps(c + m * c_row + 16 * n, sums[m][n]);
+}
+
+template <int NR>
+static void strip(int rows, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c, int c_row,
+                  bool add) {
+    int m = 0;
+    for (; m + 6 <= rows; m += 6) tile<6, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
+    for (; m + 2 <= rows; m += 2) tile<2, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
+}
+
+// C (+)= A B; rows must be even, columns a multiple of 32.
+static void multiply(int rows, int columns, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c,
+                     int c_row, bool add) {
+    int n = 0;
+    for (; n + 64 <= columns; n += 64) strip<4>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
+    if (n < columns) strip<2>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
+}
+
+// 16 x 16 words, from rows `from_row` words apart to rows `to_row` words apart.
+static inline void transpose16(const Word* from, int from_row, Word* to, int to_row) {
+    __m512i x[16], y[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(from + i * from_row);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+        y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+        y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+        y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        _mm512_storeu_si512(to + i * to_row, _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88));
+        _mm512_storeu_si512(to + (i + 8) * to_row, _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd));
+        _mm512_storeu_si512(to + (i + 4) * to_row, _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88));
+        _mm512_storeu_si512(to + (i + 12) * to_row, _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xdd));
+    }
+}
+
+// (rows x columns) words to (columns x rows); both multiples of 16.
+static void transpose(int rows, int columns, const Word* from, int from_row, Word* to, int to_row) {
+    for (int r = 0; r < rows; r += 16)
+        for (int c = 0; c < columns; c += 16) transpose16(from + r * from_row + c, from_row, to + c * to_row + r, to_row);
+}
+
+// Two rows of 16 numbers, number by number beside each other: what a summed dimension of rows wants.
+static inline __m512i beside(__m256i even, __m256i odd) {
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+// (rows x columns) numbers to (rows / 2 x columns) words: neighbours along the rows share a word.
+static void pair_rows(int rows, int columns, const Bf16* from, int from_row, Word* to) {
+    for (int r = 0; r < rows; r += 2)
+        for (int c = 0; c < columns; c += 16)
+            _mm512_storeu_si512(to + r / 2 * columns + c,
+                                beside(_mm256_loadu_si256((const __m256i*)(from + r * from_row + c)),
+                                       _mm256_loadu_si256((const __m256i*)(from + (r + 1) * from_row + c))));
+}
+
+// `rows` rows of a matrix that has `present` of them; those beyond are zero.
+static void copy_rows(int rows, int present, int columns, const Bf16* from, int64_t from_row, Bf16* to) {
+    for (int r = 0; r < rows; ++r) {
+        if (r < present)
+            std::memcpy(to + r * columns, from + r * from_row, columns * sizeof(Bf16));
+        else
+            std::memset(to + r * columns, 0, columns * sizeof(Bf16));
+    }
+}
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+template <typename T>
+using Buffer = std::unique_ptr<T[], Free>;
+
+template <typename T>
+static Buffer<T> buffer(int64_t count) {
+    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
+}

@@ -1,0 +1,103 @@
+"""Forward and backward of an update's micro-batches, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gristmill.objectives.base import Batch
+from gristmill.training.device import Compute
+from gristmill.training.micro_batch import Metrics, Sums
+
+
+class Passes(Protocol):
+    """What the loop asks to run the model: gradients of a window, and terms without gradients."""
+
+    whole: bool
+    """Whether this process can run the model alone: not where it holds some of the blocks or sees some tokens."""
+
+    def run(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> tuple[Sums, Metrics]:
+        """Forward and backward of micro-batches; what is minimised is the sum of `factors[term]` x the term's sum.
+
+        Leaves gradients that are summed over all processes, and returns this process's own sums, detached."""
+
+    def score(self, batch: Batch) -> tuple[Sums, Metrics]:
+        """Forward of a batch without gradients; this process's own sums."""
+
+    def within(self, use: Callable[[nn.Module], Any]) -> Any:
+        """What `use` makes of the model, without gradients and with all weights at hand; all processes call it."""
+
+
+def alone(last: bool) -> AbstractContextManager:
+    """Around a micro-batch where nobody else waits for its gradients."""
+    return contextlib.nullcontext()
+
+
+@dataclass
+class Accumulation:
+    """Micro-batches in order; gradients add up in the parameters."""
+
+    module: nn.Module
+    """A `MicroBatch`, or what wraps it."""
+    compute: Compute
+    together: Callable[[bool], AbstractContextManager] = alone
+    """Given whether a micro-batch is the last: a context in which its gradients are shared with other processes, or
+    kept back until the last one's are."""
+    part: Callable[[Batch], Batch] = lambda batch: batch
+    """What of a batch this process sees (context parallelism)."""
+    whole: bool = True
+    settle: Callable[[], None] = lambda: None
+    """Called after the weights were used without gradients: FSDP2 forgets what it had gathered."""
+    after: Callable[[int], None] | None = None
+    """Told the number of a micro-batch when its gradients are there."""
+
+    def run(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> tuple[Sums, Metrics]:
+        sums: Sums = {}
+        metrics: Metrics = {}
+        for at, batch in enumerate(window):
+            batch = self._moved(batch)
+            with self.together(at == len(window) - 1):
+                with self.compute.autocast():
+                    found, measured = self.module(batch)
+                loss = sum(factors[name] * value for name, value in found.items())
+                loss.backward()  # type: ignore[union-attr]
+            add(sums, metrics, found, measured)
+            if self.after is not None:
+                self.after(at)
+        return sums, metrics
+
+    def loss(self, batch: Batch, factors: Mapping[str, Tensor | float]) -> Tensor:
+        """What `run` minimises of a micro-batch, with its graph."""
+        with self.compute.autocast():
+            found, _ = self.module(self._moved(batch))
+        return sum(factors[name] * value for name, value in found.items())  # type: ignore[return-value]
+
+    def score(self, batch: Batch) -> tuple[Sums, Metrics]:
+        with torch.no_grad(), self.compute.autocast():
+            found = self.module(self._moved(batch))
+        self.settle()
+        return found
+
+    def within(self, use: Callable[[nn.Module], Any]) -> Any:
+        with torch.no_grad():
+            found = self.module(use=use)
+        self.settle()
+        return found
+
+    def _moved(self, batch: Batch) -> Batch:
+        return self.part({name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()})
+
+
+def add(sums: Sums, metrics: Metrics, found: Sums, measured: Metrics) -> None:
+    """Add what a micro-batch gave, without its graph."""
+    for name, value in found.items():
+        value = value.detach()
+        sums[name] = sums[name] + value if name in sums else value
+    for name, (value, unit) in measured.items():
+        metrics[name] = (metrics[name][0] + value if name in metrics else value, unit)

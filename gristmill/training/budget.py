@@ -1,0 +1,231 @@
+"""How much training: a budget in steps, tokens, FLOPs, minutes, money or energy, and a loss at which to stop.
+
+Steps, tokens and FLOPs become steps by arithmetic. Minutes, money and energy become seconds first, and steps by a short
+measurement at the start of the run. Either way the number of steps is written down before the first one: the schedule
+fits, and a resumed run keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gristmill.core.config import config, require
+from gristmill.core.errors import UserError
+from gristmill.planning.tables import user_folder
+from gristmill.tokens import Positions
+from gristmill.training.device import Compute
+from gristmill.training.hardware import Hardware, estimated_watts, tables
+from gristmill.training.power import Estimate, PowerMeter
+
+TOKENS_PER_PARAMETER = 20
+JOULES_PER_KWH = 3.6e6
+KINDS = ("minutes", "tokens", "steps", "flops", "money", "energy_kwh")
+
+
+@config
+class Budget:
+    """How much training: at most one amount, or none for 20 tokens a parameter (Hoffmann et al. 2022); and beside it,
+    if wanted, a loss at which to stop."""
+
+    alternatives = KINDS
+
+    minutes: float | None = None
+    """Wall-clock minutes for the whole stage. A short measurement at its start turns them into a number of steps,
+    which is written down: the schedule fits, and a resumed run keeps it."""
+    tokens: int | None = None
+    """Training tokens."""
+    steps: int | None = None
+    """Optimizer steps."""
+    flops: float | None = None
+    """FLOPs of forward and backward: 6 a matmul parameter and token, and those of attention."""
+    money: float | None = None
+    """What the time on this hardware may cost, in `currency`; becomes time by the price of an hour."""
+    energy_kwh: float | None = None
+    """Electricity in kWh; becomes time by the power that the short measurement saw, or that is estimated."""
+    target_loss: float | None = None
+    """Stop as soon as the held-out loss (nats a token) is at or below this, before the budget is used up."""
+    hardware: str | None = None
+    """A row of the hardware table whose price and power count, e.g. h200; default the device that is recognised."""
+    price_per_hour: float | None = None
+    """Of one device (of the whole computer where it trains on a CPU), instead of the table's."""
+    watts: float | None = None
+    """Average power of one device (of the whole computer where it trains on a CPU), instead of a measurement."""
+    currency: str = "USD"
+    """Of `money` and `price_per_hour`; the table's prices are in US dollars."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        require(len(given) <= 1, "budget", f"give one of {', '.join(KINDS)}; these were given: {', '.join(given)}")
+        for name in (*given, "target_loss", "price_per_hour", "watts"):
+            require(getattr(self, name) is None or getattr(self, name) > 0, name, "must be positive")
+        require(self.money is None or self.currency == "USD" or self.price_per_hour is not None, "currency",
+                f"the hardware table knows US dollars only; give price_per_hour in {self.currency}")
+
+    @property
+    def timed(self) -> bool:
+        """Whether it hangs on how fast this machine is."""
+        return self.minutes is not None or self.money is not None or self.energy_kwh is not None
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a training runs on: the device of this process, how many processes there are, on how many computers."""
+
+    hardware: Hardware
+    compute: Compute
+    processes: int = 1
+    hosts: int = 1
+
+    @property
+    def units(self) -> int:
+        """What a price or a power counts: devices, or computers where it trains on CPUs."""
+        return self.processes if self.compute.device.type == "cuda" else self.hosts
+
+    @property
+    def unit(self) -> str:
+        return "device" if self.compute.device.type == "cuda" else "computer"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Time that a budget gives."""
+
+    seconds: float
+    said: str
+    """The budget in words: `10 minutes`, `20 USD`."""
+    derivation: str | None = None
+    """How it became time, None where it was time already."""
+
+
+def counted_steps(budget: Budget, positions: Positions, context: int, flops_per_token: float, parameters: int,
+                  growing: bool = False) -> tuple[int, str | None]:
+    """Steps for a budget in steps, tokens, FLOPs or none, and how they were derived.
+
+    context: tokens a row; flops_per_token: of training, at this context; growing: whether updates grow at first."""
+    if budget.steps is not None:
+        return budget.steps, None
+    if budget.flops is not None:
+        wanted = budget.flops / flops_per_token
+        rule = f"{budget.flops:.4g} FLOPs / {flops_per_token:.4g} a token = {wanted:.0f} tokens"
+    elif budget.tokens is not None:
+        wanted, rule = budget.tokens, "budget.tokens"
+    else:
+        wanted, rule = TOKENS_PER_PARAMETER * parameters, f"{TOKENS_PER_PARAMETER} tokens a parameter"
+    each = positions.batch * context
+    steps = positions.steps(wanted / context) if growing else max(1, round(wanted / each))
+    return steps, f"steps = {steps}: {rule} / {each} tokens a step"
+
+
+def allowance(budget: Budget, here: Here, power: PowerMeter | None = None) -> Allowance:
+    """Time for a budget in minutes, money or energy.
+
+    power: of this process, with what it saw while steps were measured; without, energy rests on an estimate, or is
+    endless where there is none. UserError where the hardware table has no price or power and none was given."""
+    if budget.minutes is not None:
+        return Allowance(budget.minutes * 60, f"{budget.minutes:g} minutes")
+    if budget.money is not None:
+        price, source = _price(budget, here)
+        seconds = budget.money / (price * here.units) * 3600
+        return Allowance(seconds, f"{budget.money:g} {budget.currency}", (
+            f"{budget.money:g} {budget.currency} pay for {seconds:.0f} s: {_many(here)} at {price:g} "
+            f"{budget.currency} an hour ({source})"))
+    if budget.energy_kwh is None:
+        raise ValueError("this budget is not one of time")
+    watts, source = _watts(budget, here, power)
+    seconds = budget.energy_kwh * JOULES_PER_KWH / watts if watts else math.inf
+    said = f"{budget.energy_kwh:g} kWh"
+    return Allowance(seconds, said, f"{said} last for {seconds:.0f} s at {watts:.0f} W ({source})"
+                     if math.isfinite(seconds) else None)
+
+
+def _price(budget: Budget, here: Here) -> tuple[float, str]:
+    """Of one unit for an hour, and where it comes from."""
+    if budget.price_per_hour is not None:
+        return budget.price_per_hour, "budget.price_per_hour"
+    known = tables()
+    name = known.device(budget.hardware).name if budget.hardware is not None else here.hardware.name
+    if name not in known.prices:
+        raise UserError(
+            f"the hardware table has no price for {_called(name)}, so money cannot become time", where="budget.money",
+            fix=f"say price_per_hour in the budget (of one {here.unit}), or hardware with one of "
+                f"{', '.join(known.prices)}; or add a price to {user_folder() / 'prices.yaml'}")
+    return known.prices[name].expected, f"{name}: {known.price_sources[name]}"
+
+
+def _watts(budget: Budget, here: Here, power: PowerMeter | None) -> tuple[float, str]:
+    """Of everything that trains, and where it comes from."""
+    if budget.watts is not None:
+        return budget.watts * here.units, f"{_many(here)} at budget.watts"
+    if budget.hardware is not None:
+        row = tables().device(budget.hardware)
+        found = estimated_watts(Hardware(row.name, row), here.compute)
+        assert found is not None
+        return found.watts * here.units, f"estimated: {here.units} x {found.source}"
+    if power is not None and power.kind not in (None, "estimated"):
+        seen = power.average() or power.average(least=0.2)
+        if seen is not None:
+            units = here.hosts if power.kind == "rapl" else here.processes
+            return seen * units, f"measured, {units} x {seen:.0f} W, {power.source}"
+    estimate: Estimate | None = estimated_watts(here.hardware, here.compute)
+    if estimate is not None:
+        return estimate.watts * here.processes, f"estimated: {here.processes} x {estimate.source}"
+    if power is None:
+        return 0.0, "not known yet"
+    raise UserError(
+        f"nothing measures the power of {_called(here.hardware.name)}, and the hardware table does not know it "
+        f"({power.source or 'no counter'})", where="budget.energy_kwh",
+        fix=f"say watts in the budget (of one {here.unit}), or hardware with one of {', '.join(tables().devices)}")
+
+
+def _many(here: Here) -> str:
+    return f"{here.units} {here.unit}{'s' if here.units > 1 else ''}"
+
+
+def _called(name: str) -> str:
+    return "this computer's CPU" if name == "cpu" else repr(name)
+
+
+@dataclass
+class Target:
+    """Stops a training whose held-out loss is low enough, and looks more often when it may be.
+
+    The planned evaluations may be far apart. So one more is due when the mean training loss of the last steps has come
+    down to the target; at most fifty of those in a run, evenly apart, because training loss may lie below held-out
+    loss for long.
+    """
+
+    loss: float
+    """Nats a token."""
+    steps: int
+    """Of the whole run."""
+    key: str = "valid_loss"
+    """Which value of an evaluation."""
+
+    WINDOW = 16
+    LOOKS = 50
+
+    def __post_init__(self) -> None:
+        self._recent: list[float] = []
+        self._looked = 0
+
+    def remember(self, trace: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
+        """Go on after a resume: the records that were written up to now, in order."""
+        self._recent = [row["loss"] for row in trace[-self.WINDOW:]]
+        self._looked = evaluations[-1]["step"] if evaluations else 0
+
+    def note(self, loss: float) -> None:
+        """The training loss of one more update."""
+        self._recent = [*self._recent, loss][-self.WINDOW:]
+
+    def due(self, step: int) -> bool:
+        """Whether to evaluate after update `step` (from 1), by the losses that are known by then."""
+        apart = max(1, self.steps // self.LOOKS)
+        full = len(self._recent) == min(self.WINDOW, self.steps)
+        return full and sum(self._recent) / len(self._recent) <= self.loss and step - self._looked >= apart
+
+    def reached(self, step: int, values: dict[str, Any]) -> bool:
+        """Whether this evaluation is low enough; the one before the first update does not count."""
+        self._looked = step
+        return step > 0 and isinstance(values.get(self.key), (int, float)) and values[self.key] <= self.loss

@@ -1,0 +1,196 @@
+"""Who this process is among the others."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from gristmill.core.errors import InternalError, UserError
+from gristmill.training.parallel.layout import AXES, Layout
+
+TIMEOUT = datetime.timedelta(minutes=30)
+"""A collective that waits longer than this ends the run: a process is gone or hangs."""
+
+
+@dataclass
+class World:
+    """The processes of a training and the groups that they talk in. One process alone is a world too: everything that
+    would talk does nothing then."""
+
+    layout: Layout
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None
+    """Of the weights, ("pipeline", "replicate", "shard", "tensor"): `shard` counts the context axis too, whose
+    processes hold the same weights and see other tokens. None for one process alone."""
+    experts: DeviceMesh | None = None
+    """Of the weights of experts, ("pipeline", "replicate", "rest", "expert", "tensor"): `rest` x `expert` are the
+    processes of `shard`; those along `rest` and `replicate` hold the same experts. None where they are not spread."""
+    places: dict[str, int] | None = None
+    """Where this process stands on each axis."""
+    groups: dict[str, Any] | None = None
+    """Axis, or `tokens`, `updates` or `all`, -> its process group, where it has more than one process. None for one
+    process without a process group."""
+    imagined: bool = False
+    """Whether the others are not there (a dry run): shapes are spread, nothing is computed."""
+
+    @classmethod
+    def alone(cls, device: torch.device | str = "cpu") -> World:
+        return cls(Layout(), torch.device(device))
+
+    @classmethod
+    def join(cls, layout: Layout, device: torch.device) -> World:
+        """Join the processes that torchrun started (RANK, WORLD_SIZE, MASTER_ADDR, ...), or use a process group that
+        is there. A world of one without torchrun is `alone`. Raises UserError where the layout needs another number."""
+        size = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+        if size != layout.processes:
+            raise UserError(f"the layout {layout.describe()} is for {layout.processes} processes, and there are {size}",
+                            where="parallel", fix="start as many with `gristmill launch` (or torchrun), or use "
+                                                  "--parallel auto")
+        if not dist.is_initialized() and "RANK" not in os.environ:
+            return cls(layout, device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT, **_meeting())
+        return cls._placed(layout, device)
+
+    @classmethod
+    def _placed(cls, layout: Layout, device: torch.device) -> World:
+        lengths = [getattr(layout, axis) for axis in AXES]
+        ranks = torch.arange(layout.processes).view(lengths)
+        mesh = init_device_mesh(device.type, (layout.pipeline, layout.replicate, layout.shard * layout.context,
+                                              layout.tensor),
+                                mesh_dim_names=("pipeline", "replicate", "shard", "tensor"))
+        rank = dist.get_rank()
+        places = dict(zip(AXES, (int(place) for place in (ranks == rank).nonzero()[0]), strict=True))
+        groups = _groups(ranks, mesh)
+        experts = init_device_mesh(
+            device.type, (layout.pipeline, layout.replicate, layout.shard * layout.context // layout.expert,
+                          layout.expert, layout.tensor),
+            mesh_dim_names=("pipeline", "replicate", "rest", "expert", "tensor")) if layout.expert > 1 else None
+        return cls(layout, device, rank, layout.processes, mesh, experts, places, groups)
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def place(self, axis: str) -> int:
+        return 0 if self.places is None else self.places[axis]
+
+    @property
+    def data_size(self) -> int:
+        """Into how many shares the rows of an update are dealt."""
+        return self.layout.replicate * self.layout.shard
+
+    @property
+    def data_rank(self) -> int:
+        """Which of them this process reads."""
+        return self.place("replicate") * self.layout.shard + self.place("shard")
+
+    def group(self, name: str) -> Any:
+        """The process group of an axis, of `tokens` (all that see other tokens with the same weights' stage), of
+        `updates` (those and the stages of the pipeline) or of `all`. Raises InternalError where this process is the
+        only one of it."""
+        if self.groups is None or name not in self.groups:
+            raise InternalError(f"a process alone has no group {name}")
+        return self.groups[name]
+
+    # -- talking ---------------------------------------------------------------------------------------------------
+
+    def sum(self, values: Tensor, group: str = "tokens") -> Tensor:
+        """All-reduce `values` in place over a group; returns it."""
+        if self.groups is not None and group in self.groups:
+            dist.all_reduce(values, group=self.groups[group])
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.groups is not None:
+            dist.barrier()
+
+    def tell(self, value: Any) -> Any:
+        """What the first process says, on all of them; JSON-ready values."""
+        if self.groups is None:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """The first process runs the body before the others do: what it caches, they find."""
+        if not self.main:
+            self.barrier()
+        try:
+            yield
+        finally:
+            if self.main:
+                self.barrier()
+
+    def leave(self) -> None:
+        """Give up the groups of this layout, but not the process group that all processes share: for another layout in
+        the same processes. Every one of gloo's groups has a thread that wakes a hundred times a second."""
+        meshes = [mesh for mesh in (self.mesh, self.experts) if mesh is not None]
+        groups = [*(self.groups or {}).values(), *(group for mesh in meshes for group in mesh.get_all_groups())]
+        for group in {id(group): group for group in groups if group is not dist.group.WORLD}.values():
+            dist.destroy_process_group(group)
+        self.mesh = self.experts = self.groups = None
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.groups is not None and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _meeting() -> dict[str, Any]:
+    """Where processes meet that torchrun has started again: its launcher keeps one store over its restarts, in which
+    the addresses of dead processes still stand (torch 2.11 to 2.13)."""
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if again == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":  # other launchers may have counted otherwise
+        raise UserError("torchrun started this again with the addresses of processes that are gone", where="parallel",
+                        fix="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started, on every machine")
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    return {"store": dist.PrefixStore(f"start {again}", store), "rank": rank, "world_size": size}
+
+
+def _groups(ranks: Tensor, mesh: DeviceMesh) -> dict[str, Any]:
+    """This process's groups of more than one process, by name; every process makes all of them, in the same order. A
+    group costs threads and connections, so none is made twice."""
+    wanted = {**{axis: (axis,) for axis in AXES}, "tokens": ("replicate", "shard", "context"),
+              "updates": ("pipeline", "replicate", "shard", "context"), "all": AXES}
+    known: dict[tuple[str, ...], Any] = {
+        (axis,): mesh.get_group(axis) for axis in ("pipeline", "replicate", "tensor")}
+    groups: dict[str, Any] = {}
+    for name, axes in wanted.items():
+        long = tuple(axis for axis in axes if ranks.shape[AXES.index(axis)] > 1)
+        if not long:
+            continue
+        if long not in known:
+            rows = _rows(ranks, long)
+            known[long] = (dist.group.WORLD if len(rows) == 1
+                           else dist.new_subgroups_by_enumeration(rows, timeout=TIMEOUT)[0])
+        groups[name] = known[long]
+    return groups
+
+
+def _rows(ranks: Tensor, axes: tuple[str, ...]) -> list[list[int]]:
+    """The ranks of every group along `axes`."""
+    chosen = [AXES.index(axis) for axis in axes]
+    others = [at for at in range(len(AXES)) if at not in chosen]
+    return ranks.permute(*others, *chosen).flatten(len(others)).reshape(
+        -1, math.prod(ranks.shape[at] for at in chosen)).tolist()

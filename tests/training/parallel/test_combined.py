@@ -1,0 +1,116 @@
+"""Trajectories: twenty updates on any layout are those of one process."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gristmill.core.errors import UserError
+from gristmill.objectives.causal_lm import CausalLM
+from gristmill.training.accumulate import Accumulation
+from gristmill.training.micro_batch import MicroBatch
+from gristmill.training.optimizers import OptimizerConfig, build_optimizer, muon
+from gristmill.training.parallel import Layout, World
+from gristmill.training.parallel.apply import parallelise
+from gristmill.training.parallel.gradients import clip, total_norm
+from tests.training.parallel.parity import COMPUTE, cut, made, rows, tiny, whole
+from tests.training.parallel.ranks import run_ranks, world_of
+
+STEPS = 20
+
+
+def trained(model: nn.Module, passes: Any, world: World, kind: str, micro: int, steps: int = STEPS,
+            config: Any = None) -> list[float]:
+    """Losses, each over all processes, of updates with clipping."""
+    objective = CausalLM()
+    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, learning_rate=3e-3, momentum=0.9))  # type: ignore[arg-type]
+    losses = []
+    for step in range(steps):
+        data = rows(config or tiny(), 8, seed=step % 2)
+        count = objective.counts(data)["loss"]
+        sums, _ = passes.run(cut(data, world, micro), {"loss": 1 / count})
+        parameters = list(model.parameters())
+        clip(parameters, 0.5, total_norm(parameters, world))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(world.sum(sums["loss"].clone(), "updates")) / count)
+    return losses
+
+
+def _trajectory(rank: int, text: str, kind: str, micro: int, changes: dict[str, Any]) -> tuple[float, float]:
+    """Largest difference of the losses, and of the weights after the last update."""
+    # In bf16 the iteration would turn differences of rounding into some of a hundredth.
+    muon.bf16_pays = lambda device: False
+    config = tiny(**changes)
+    model = made(config)
+    oracle = copy.deepcopy(model)
+    expected = trained(oracle, Accumulation(MicroBatch(oracle, CausalLM()), COMPUTE), World.alone(), kind, 1,
+                       config=config)
+    world = world_of(Layout.parse(text))
+    passes = parallelise(model, CausalLM(), None, world, COMPUTE)
+    found = trained(model, passes, world, kind, micro, config=config)
+    assert expected[-1] < 0.9 * expected[0] or kind == "sgd", expected  # it learns
+    weights = {name: whole(p) for name, p in model.named_parameters()}
+    return (max(abs(a - b) for a, b in zip(found, expected, strict=True)),
+            max(float((weights[name] - p).abs().max()) for name, p in oracle.named_parameters()))
+
+
+GQA = {"kv_heads": 2, "tied_head": True}
+
+
+@pytest.mark.parametrize(("size", "layout", "kind", "changes"), [
+    (2, "replicate=2", "adamw", GQA), (2, "shard=2", "adamw", GQA), (2, "tensor=2", "adamw", GQA),
+    (2, "replicate=2", "muon", GQA), (2, "shard=2", "muon", {}), (2, "tensor=2", "muon", GQA),
+    (2, "shard=2", "muon", {"moe": True}), (2, "shard=2", "lion", {}), (2, "tensor=2", "sgd", {}),
+    (2, "shard=2", "adam", {}),
+    (4, "shard=2,tensor=2", "muon", GQA), (4, "replicate=2,shard=2", "adamw", {}),
+    (4, "replicate=2,tensor=2,sequence=false", "adamw", {}), (4, "shard=4", "muon", {"layers": 3, "mlp_dim": 42}),
+])
+def test_twenty_updates_are_those_of_one_process(size, layout, kind, changes):
+    for losses, weights in run_ranks(_trajectory, size, layout, kind, 2 if "shard" in layout else 1, changes):
+        assert losses < 1e-5
+        assert weights < 1e-4
+
+
+def _refused(rank: int, kind: str) -> str:
+    model = made(tiny())
+    parallelise(model, CausalLM(), None, world_of(Layout(shard=2)), COMPUTE)
+    try:
+        build_optimizer(model, OptimizerConfig(kind=kind))  # type: ignore[arg-type]
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", ["adafactor", "adamw8bit"])
+def test_optimizers_that_need_whole_weights_are_refused(kind):
+    assert all(f"{kind} cannot update weights that are cut" in error for error in run_ranks(_refused, 2, kind))
+
+
+def _rounded(rank: int, text: str) -> tuple[float, float]:
+    """bf16 inside: the loss is that of one process under autocast."""
+    from gristmill.training.device import Compute
+
+    compute = Compute(torch.device("cpu"), torch.bfloat16, 1)
+    model, data, objective = made(tiny()), rows(tiny()), CausalLM()
+    oracle = copy.deepcopy(model)
+    count = objective.counts(data)["loss"]
+    expected, _ = Accumulation(MicroBatch(oracle, objective), compute).run([data], {"loss": 1 / count})
+    world = world_of(Layout.parse(text))
+    passes = parallelise(model, objective, None, world, compute)
+    sums, _ = passes.run(cut(data, world, 2), {"loss": 1 / count})
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    norms = [float(total_norm(m.parameters(), w)) for m, w in ((model, world), (oracle, World.alone()))]
+    return (abs(float(world.sum(sums["loss"].clone())) - float(expected["loss"])) / float(expected["loss"]),
+            abs(norms[0] - norms[1]) / norms[1])
+
+
+@pytest.mark.parametrize("layout", ["replicate=2", "shard=2", "tensor=2"])
+def test_in_bf16_master_weights_and_sums_stay_fp32(layout):
+    for loss, norm in run_ranks(_rounded, 2, layout):
+        assert loss < 2e-3
+        assert norm < 2e-2

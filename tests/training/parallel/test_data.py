@@ -1,0 +1,167 @@
+"""Processes that read other rows: DDP, FSDP2 and HSDP against one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gristmill.objectives.causal_lm import CausalLM
+from gristmill.training.parallel import Layout
+from gristmill.training.parallel import data as data_parallel
+from gristmill.training.parallel.apply import parallelise
+from tests.training.parallel.parity import COMPUTE, differences, made, rows, tiny, together, worst
+from tests.training.parallel.ranks import Collectives, run_ranks, world_of
+
+CONFIGS = {
+    "llama": tiny(),
+    "tied, GQA, qk-norm": tiny(tied_head=True, kv_heads=2, qk_norm=True),
+    "gpt2": tiny(positions="learned", norm="layer", mlp="gelu", qkv_bias=True, output_bias=True, mlp_bias=True,
+                 tied_head=True),
+    "value embeddings": tiny(value_embeddings=True, kv_heads=2, logit_scale=0),
+    "experts": tiny(moe=True),
+}
+
+
+def _differences(rank: int, text: str, name: str, micro: int) -> dict[str, float]:
+    return differences(Layout.parse(text), CONFIGS[name], micro)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("layout", ["replicate=2", "shard=2"])
+def test_two_processes_have_the_loss_and_gradients_of_one(layout, name, micro):
+    found = worst(run_ranks(_differences, 2, layout, name, micro))
+    assert found[1] < 1e-6, found
+
+
+@pytest.mark.parametrize("name", ["llama", "experts"])
+@pytest.mark.parametrize("layout", ["replicate=4", "shard=4", "replicate=2,shard=2"])
+def test_four_processes_have_the_loss_and_gradients_of_one(layout, name):
+    found = worst(run_ranks(_differences, 4, layout, name, 2))
+    assert found[1] < 1e-6, found
+
+
+def _small_memory(rank: int, text: str) -> dict[str, float]:
+    kept, data_parallel.KEPT_SHARE = data_parallel.KEPT_SHARE, 0.0
+    try:
+        return differences(Layout.parse(text), CONFIGS["llama"], 2, rounds=2)
+    finally:
+        data_parallel.KEPT_SHARE = kept
+
+
+@pytest.mark.parametrize(("size", "layout"), [(2, "shard=2"), (4, "replicate=2,shard=2")])
+def test_where_memory_is_short_sums_are_taken_every_micro_batch_with_the_same_result(size, layout):
+    found = worst(run_ranks(_small_memory, size, layout))
+    assert found[1] < 1e-6, found
+
+
+def _collectives(rank: int, text: str, share: float, micro: int) -> tuple[dict[str, int], int, int]:
+    kept, data_parallel.KEPT_SHARE = data_parallel.KEPT_SHARE, share
+    try:
+        config, objective, world = tiny(layers=3), CausalLM(), world_of(Layout.parse(text))
+        model = made(config)
+        numbers = sum(p.numel() for p in model.parameters())
+        passes = parallelise(model, objective, None, world, COMPUTE)
+        batch = rows(config)
+        for _ in range(2):  # DDP lays its buckets out in the second update
+            together(passes, objective, batch, world, micro)
+        with Collectives() as seen:
+            together(passes, objective, batch, world, micro)
+        return dict(seen.counts), config.layers, numbers
+    finally:
+        data_parallel.KEPT_SHARE = kept
+
+
+REPORTED = 1
+"""The all-reduce of the loss for the report."""
+
+
+def test_replicas_add_each_bucket_once_an_update():
+    counts, _, numbers = run_ranks(_collectives, 2, "replicate=2", 0.25, 2)[0]
+    assert numbers * 4 < 2**20  # the first bucket's size: everything is in one
+    assert counts == {"allreduce": 1 + REPORTED}
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_shares_gather_once_a_micro_batch_and_add_once_an_update_where_memory_allows(micro):
+    counts, layers, _ = run_ranks(_collectives, 2, "shard=2", 0.25, micro)[0]
+    groups = layers + 1
+    assert counts == {"allgather_base": groups * micro, "reduce_scatter_base": groups, "allreduce": REPORTED}
+
+
+def test_shares_gather_again_for_the_backward_pass_where_memory_is_short():
+    counts, layers, _ = run_ranks(_collectives, 2, "shard=2", 0.0, 2)[0]
+    micro, forward, backward = 2, layers + 1, layers  # the root group is kept from forward to backward
+    assert counts == {"allgather_base": micro * (forward + backward), "reduce_scatter_base": micro * (layers + 1),
+                      "allreduce": REPORTED}
+
+
+def test_copies_of_shares_add_within_and_then_across():
+    counts, layers, _ = run_ranks(_collectives, 4, "replicate=2,shard=2", 0.25, 2)[0]
+    groups = layers + 1
+    assert counts == {"allgather_base": groups * 2, "reduce_scatter_base": groups, "allreduce": groups + REPORTED}
+
+
+def _names(rank: int, text: str) -> list[str]:
+    model = made(tiny())
+    parallelise(model, CausalLM(), None, world_of(Layout.parse(text)), COMPUTE)
+    return [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("layout", ["replicate=2", "shard=2"])
+def test_parameters_keep_their_names(layout):
+    expected = [name for name, _ in made(tiny()).named_parameters()]
+    assert run_ranks(_names, 2, layout) == [expected, expected]
+
+
+def _after_scoring(rank: int, text: str) -> tuple[float, float, float]:
+    """Score, change the weights, score again: what was gathered for the first must not serve the second."""
+    config, objective, world = tiny(), CausalLM(), world_of(Layout.parse(text))
+    model = made(config)
+    passes = parallelise(model, objective, None, world, COMPUTE)
+    batch = {name: tensor[:2] for name, tensor in rows(config).items()}
+    before = float(passes.score(batch)[0]["loss"])
+    used = float(passes.within(lambda inner: objective.terms(inner, batch).sums["loss"]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    after = float(passes.score(batch)[0]["loss"])
+    oracle = made(config)
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.mul_(0.5)
+        expected = float(objective.terms(oracle, batch).sums["loss"])
+    assert abs(used - before) < 1e-4
+    return before, after, expected
+
+
+@pytest.mark.parametrize("layout", ["replicate=2", "shard=2"])
+def test_what_was_gathered_for_a_score_is_forgotten(layout):
+    for before, after, expected in run_ranks(_after_scoring, 2, layout):
+        assert after == pytest.approx(expected, rel=1e-6)
+        assert abs(before - after) > 1
+
+
+def _from_the_first(rank: int, text: str) -> dict[str, float]:
+    """All but the first process know shapes only, and the first one's weights come out everywhere."""
+    config = CONFIGS["value embeddings"]
+    layout = Layout.parse(text)
+    model = made(config)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if rank:
+        model = model.to("meta")
+    passes = parallelise(model, CausalLM(), None, world_of(layout), COMPUTE)
+    batch = {name: tensor[:2] for name, tensor in rows(config).items()}
+    loss = float(passes.score(batch)[0]["loss"])
+    oracle = made(config)
+    with torch.no_grad():
+        wanted = float(CausalLM().terms(oracle, batch).sums["loss"])
+    found = {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach() for n, p in model.named_parameters()}
+    errors = {name: float((tensor - expected[name]).abs().max()) for name, tensor in found.items()}
+    return errors | {"loss": abs(loss - wanted) / wanted}
+
+
+@pytest.mark.parametrize("layout", ["replicate=2", "shard=2", "shard=2,offload=true"])
+def test_one_process_alone_may_hold_the_model(layout):
+    found = worst(run_ranks(_from_the_first, 2, layout))
+    assert found[1] < 1e-6, found

@@ -1,0 +1,171 @@
+"""A run that loses processes ends as one that nobody disturbed: the same rows in the same order, the same losses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.parallel import kill_trials
+from tests.training.parallel.kill_trials import STEPS, lines, read_rows
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "results" / "kill_trials.json"
+MOST = 1e-6
+"""Largest difference of a loss from the undisturbed run's."""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+
+
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""For launchers on several machines: a new store after every loss (docs/checkpoints.md)."""
+
+
+def run_trials(folder: Path, kills: int, seed: int, timeout: float) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "tests.training.parallel.kill_trials", str(folder), str(kills),
+                           str(seed)], capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def assert_undisturbed(found: dict[str, Any], kills: int) -> None:
+    assert found["kills"] >= kills
+    for run in found["runs"]:
+        assert run["same_steps"], run
+        assert run["same_rows"], run
+        assert run["same_tokens"], run
+        assert run["loss_difference"] < MOST, run
+
+
+@pytest.mark.slow
+def test_three_kills_change_nothing(tmp_path):
+    """Thirty more in `make verify`."""
+    found = run_trials(tmp_path, 3, 1, timeout=280)
+    assert_undisturbed(found, 3)
+    assert found["loss_at_end"] < 0.9 * found["loss_at_start"]  # there was something to disturb
+
+
+@pytest.mark.verify
+def test_many_kills_change_nothing(tmp_path):
+    found = run_trials(tmp_path, 32, 7, timeout=3500)
+    assert_undisturbed(found, 30)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def test_the_stored_trials_show_it():
+    assert RESULTS.is_file(), "there is no stored result; `pytest -m verify` on this file makes one"
+    stored = json.loads(RESULTS.read_text())
+    assert_undisturbed(stored, 30)
+    assert stored["kills_by_processes"]["2"] >= 10
+    assert {size for run in stored["runs"] for size in run["started_on"][1:]} == {1, 2, 4}
+    assert stored["steps"] == STEPS, "run the trials again"
+
+
+# -- torchrun restarts by itself ---------------------------------------------------------------------------------------
+
+
+def torchrun(folder: Path, *options: str, said: Path, **variables: str) -> subprocess.Popen:
+    """What it says goes to a file: its processes would hold a pipe open beyond its end."""
+    with said.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--monitor-interval", "0.1", *options, "-m",
+             "tests.training.parallel.killed", str(folder), str(STEPS)],
+            env=environment() | variables, cwd=ROOT, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
+
+
+def wait_for_step(folder: Path, step: int, processes: list[subprocess.Popen], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(record["step"] >= step for record in lines(folder / "trace.jsonl")):
+            return
+        assert all(process.poll() is None for process in processes), said_by(folder)
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached within {seconds:g} s\n{said_by(folder)}")
+
+
+def said_by(folder: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.log")))
+
+
+def started(folder: Path) -> list[tuple[int, dict[str, int]]]:
+    """Process number, rank and size of every process so far, in the order of their start."""
+    found = sorted((folder / "processes").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return [(int(path.stem), json.loads(path.read_text())) for path in found]
+
+
+def assert_whole(folder: Path) -> None:
+    assert [record["step"] for record in lines(folder / "trace.jsonl")] == list(range(1, STEPS + 1))
+    order, fine = read_rows(folder)
+    assert fine
+    assert [row for update in order for row in update] == list(range(STEPS * kill_trials.killed.BATCH))
+
+
+def end(folder: Path, processes: list[subprocess.Popen]) -> None:
+    """torchrun's processes are in sessions of their own."""
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for number, _ in started(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_lost_processes_again_from_the_last_checkpoint(tmp_path):
+    process = torchrun(tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
+                       said=tmp_path / "torchrun.log")
+    try:
+        wait_for_step(tmp_path, 8, [process])
+        os.kill(started(tmp_path)[-1][0], signal.SIGKILL)
+        assert process.wait(250) == 0, said_by(tmp_path)
+    finally:
+        end(tmp_path, [process])
+    assert [about["size"] for _, about in started(tmp_path)] == [2, 2, 2, 2]  # both are started again
+    assert_whole(tmp_path)
+
+
+@pytest.mark.verify
+def test_a_lost_machine_leaves_a_smaller_world_that_goes_on(tmp_path):
+    """Two launchers stand for two machines, `--nnodes 1:2`; one is killed with all that it started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "5", "--rdzv-backend", "c10d",
+               "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "kill", "--local-addr", "127.0.0.1",
+               "--rdzv-conf", "last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    first = torchrun(tmp_path, *options, said=tmp_path / "first.log", **FRESH_STORE)
+    time.sleep(2)  # the first one holds the store in which they meet
+    second = torchrun(tmp_path, *options, said=tmp_path / "second.log", **FRESH_STORE)
+    try:
+        wait_for_step(tmp_path, 6, [first, second])
+        both = started(tmp_path)
+        assert [about["size"] for _, about in both] == [2, 2]
+        os.killpg(second.pid, signal.SIGKILL)
+        for number, _ in both:
+            if child_of(number) != first.pid:
+                os.kill(number, signal.SIGKILL)
+        assert first.wait(300) == 0, said_by(tmp_path)
+    finally:
+        end(tmp_path, [first, second])
+    assert [about["size"] for _, about in started(tmp_path)][-1] == 1, said_by(tmp_path)
+    assert_whole(tmp_path)
+
+
+def child_of(number: int) -> int:
+    """The process that started another one; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0

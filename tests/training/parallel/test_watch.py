@@ -1,0 +1,103 @@
+"""Hangs: who is behind, what the report says, and that nothing is said where all is well."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from gristmill.training.parallel.watch import EXIT, Sign, Watch, behind, describe, mark_lost
+from tests.training.parallel.ranks import run_ranks
+
+
+def held_up_in_the_data(rank: int, folder: str, seconds: float, limit: float) -> tuple[list[int], bool]:
+    left: list[int] = []
+    with Watch(Path(folder), rank, 2, limit=limit, every=0.1, leave=left.append) as watch:
+        for step in range(6):
+            watch("data", step)
+            if step == 3 and rank == 1:
+                time.sleep(seconds)
+            watch("collective")
+            dist.all_reduce(torch.ones(1))
+            watch("forward")
+            watch("backward")
+    return left, (Path(folder) / "hang.txt").exists()
+
+
+def test_the_report_names_the_process_that_the_others_wait_for(tmp_path):
+    left = run_ranks(held_up_in_the_data, 2, str(tmp_path), 5.0, 1.0)
+    assert [each for each, _ in left] == [[EXIT], [EXIT]]
+    text = (tmp_path / "hang.txt").read_text()
+    assert "the others wait for process 1: at step 3, in data" in text
+    assert "time.sleep(seconds)" in text.partition("process 1, main thread:")[2].partition("process 0, main")[0]
+    assert "all_reduce" in text.partition("process 0, main thread:")[2]
+    found = json.loads((tmp_path / "hang.json").read_text())
+    assert found["behind"] == [1]
+    assert [(sign["step"], sign["phase"]) for sign in found["signs"]] == [(3, "collective"), (3, "data")]
+    # A later start in the same folder does not take the old signs for its own, and has nothing to tell.
+    assert run_ranks(held_up_in_the_data, 2, str(tmp_path / "fine"), 0.0, 1.0) == [([], False), ([], False)]
+
+
+def test_one_process_alone_has_no_thread_and_no_files(tmp_path):
+    with Watch(tmp_path / "ranks") as watch:
+        watch("data", 0)
+        time.sleep(0.02)
+        watch("forward")
+        assert watch._thread is None
+    taken = watch.take()
+    assert taken["data"] >= 0.02
+    assert set(watch.take()) == {"forward"}
+    assert not (tmp_path / "ranks").exists()
+
+
+def sign(rank: int, step: int = 5, phase: str = "forward", **more: object) -> Sign:
+    return Sign(rank, step, phase, start="x", looks=3, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("signs", "stacks", "expected"), [
+    ([sign(0), sign(1, 4, "report")], {}, [1]),
+    ([sign(0, phase="collective"), sign(1, phase="data"), sign(2, phase="data")], {}, [1, 2]),
+    ([sign(0, phase="backward"), sign(1, phase="optimizer")], {}, [0]),
+    ([sign(0, 9), sign(1, 9, lost=True), sign(2, 2)], {}, [1]),
+    ([sign(0), Sign(1)], {}, [1]),
+    ([sign(0), sign(1)], {0: "torch/distributed/x.py", 1: "reading.py"}, [1]),
+    ([sign(0), sign(1)], {0: "torch/distributed/x.py", 1: "torch/distributed/x.py"}, []),
+    ([sign(0), sign(1)], {}, []),
+])
+def test_who_is_behind(signs, stacks, expected):
+    assert [each.rank for each in behind(signs, stacks)] == expected
+    text = describe(signs, stacks, 900)
+    for rank in expected:
+        assert f"wait for process {rank}:" in text
+    assert ("a collective itself does not come back" in text) == (not expected)
+
+
+def test_lost_are_those_that_do_not_look_any_more():
+    assert mark_lost(sign(1), sign(1), own=0).lost
+    assert not mark_lost(sign(0), sign(0), own=0).lost
+    assert not mark_lost(sign(1), Sign(1, 5, "forward", start="x", looks=4), own=0).lost
+    assert "no sign of life; it was at step 5 in forward" in describe(
+        [sign(0), mark_lost(sign(1), sign(1), own=0)], {}, 900)
+
+
+def test_a_slow_evaluation_of_the_first_process_is_no_hang(tmp_path, monkeypatch):
+    watch = Watch(tmp_path, 1, 2, limit=10)
+    for phase, step, idle, expected in (("evaluation", 3, 20.0, False), ("evaluation", 3, 45.0, True),
+                                        ("data", 3, 11.0, True), ("data", 3, 5.0, False)):
+        signs = [sign(0, step, phase, idle=idle, first=False), sign(1, 7, "collective", idle=11.0, first=False)]
+        monkeypatch.setattr(watch, "_signs", lambda signs=signs: signs)
+        assert watch._is_hanging(11.0) == expected
+        assert watch._is_hanging(41.0)
+
+
+def test_a_step_costs_microseconds(tmp_path):
+    """Figures in docs/decisions.md; here only that nobody puts a write into the loop's side."""
+    with Watch(tmp_path, 0, 2, limit=900) as watch:
+        began = time.process_time()
+        for step in range(10_000):
+            watch("data", step)
+        assert (time.process_time() - began) / 10_000 < 50e-6

@@ -1,0 +1,59 @@
+"""Budgets through the stage `pretrain`: what they become, what is written down, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gristmill.core.errors import UserError
+from gristmill.core.files import read_json, read_jsonl
+from gristmill.training import pretrain
+from gristmill.training.budget import Budget
+from tests.training.test_pretrain import CONTEXT, inputs, recipe, run
+
+__all__ = ["inputs"]
+
+
+@pytest.fixture(autouse=True)
+def a_step_takes_fifty_seconds(monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrain, "measure", lambda trainer: 50.0)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_flops_become_tokens(inputs, tmp_path):
+    _, by_steps = run(recipe(budget=Budget(steps=7)), inputs, tmp_path / "steps")
+    flops = 7 * 8 * CONTEXT * by_steps["flops_per_token"]
+    _, plan = run(recipe(budget=Budget(flops=flops)), inputs, tmp_path / "flops")
+    assert plan["steps"] == 7
+    assert plan["derivations"][-1].startswith("steps = 7: ")
+    assert plan["derivations"][-1].endswith(f"a token = {7 * 8 * CONTEXT} tokens / {8 * CONTEXT} tokens a step")
+    assert plan["budget"]["flops"] == flops
+
+
+@pytest.mark.parametrize(("budget", "seconds", "line"), [
+    (Budget(money=1.0, price_per_hour=3.0, currency="EUR"), 1200,
+     "1 EUR pay for 1200 s: 1 computer at 3 EUR an hour (budget.price_per_hour)"),
+    (Budget(energy_kwh=1.0, watts=3000), 1200, "1 kWh last for 1200 s at 3000 W (1 computer at budget.watts)"),
+])
+def test_money_and_energy_become_time_and_time_steps(inputs, tmp_path, budget, seconds, line):
+    losses, plan = run(recipe(budget=budget), inputs, tmp_path)
+    assert line in plan["derivations"]
+    words = plan["derivations"][-1]
+    assert words.startswith(f"steps = {plan['steps']}: ")
+    left = int(words.split(": ")[1].split(" s are")[0])
+    assert seconds - 100 <= left <= seconds - 20  # what was spent before, and what evaluation will take
+    assert plan["steps"] == len(losses)
+    assert abs(plan["steps"] - left / 50) <= 1
+    assert read_json(tmp_path / "work" / "telemetry" / "compute.json")["seconds_per_step"] == 50
+
+
+def test_a_price_that_is_not_known_stops_before_training(inputs, tmp_path):
+    with pytest.raises(UserError, match=r"no price for this computer's CPU(?s:.*)price_per_hour"):
+        run(recipe(budget=Budget(money=1.0)), inputs, tmp_path)
+    assert not (tmp_path / "work" / "trace.jsonl").exists()
+
+
+def test_a_target_is_the_stages_as_well(inputs, tmp_path):
+    losses, plan = run(recipe(budget=Budget(steps=30, target_loss=100.0)), inputs, tmp_path)
+    assert plan["steps"] == 30
+    assert len(losses) == 16  # as soon as the mean of the last ones is known
+    assert read_jsonl(tmp_path / "work" / "evaluations.jsonl")[-1]["valid_loss"] < 100

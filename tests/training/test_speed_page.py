@@ -1,0 +1,34 @@
+"""docs/training-speed.md says what benchmarks/pretrain_cpu.py measured."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from gristmill.training.compile import BREAK_EVEN_SECONDS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "training-speed.md").read_text("utf-8")
+
+
+def drawing() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "draw_pretrain_cpu.py"))
+
+
+def test_the_picture_and_the_tables_are_those_of_the_stored_result() -> None:
+    functions = drawing()
+    assert (DOCS / "images" / "pretrain-cpu.svg").read_text("utf-8") == functions["picture"](), (
+        "run python docs/draw_pretrain_cpu.py")
+    for part in ("speeds", "costs"):
+        assert functions[part]() in PAGE, "put in what python docs/draw_pretrain_cpu.py prints"
+
+
+def test_what_was_measured_is_fast() -> None:
+    """Stored, so that no busy machine fails it: at least 65 % of the matmul rate at (ii), and faster than everybody."""
+    rows = [row for row in drawing()["result"]()["speed"] if "peer" in row]
+    ours = {row["name"][:4]: row for row in rows if row["peer"] == "ours"}
+    assert ours["(ii)"]["share_of_matmul"] >= 0.65
+    for row in rows:
+        assert row["runs"] >= 5
+        if row["peer"] != "ours":
+            assert row["ratios"][0] > 1, row
+    assert f"more than {BREAK_EVEN_SECONDS:.0f} seconds" in PAGE
