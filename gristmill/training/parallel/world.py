@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from gristmill.core.errors import InternalError, UserError
 from gristmill.training.parallel.layout import AXES, Layout
@@ -68,16 +68,17 @@ class World:
     def _placed(cls, layout: Layout, device: torch.device) -> World:
         lengths = [getattr(layout, axis) for axis in AXES]
         ranks = torch.arange(layout.processes).view(lengths)
-        mesh = init_device_mesh(device.type, (layout.pipeline, layout.replicate, layout.shard * layout.context,
-                                              layout.tensor),
-                                mesh_dim_names=("pipeline", "replicate", "shard", "tensor"))
+        mesh = _mesh(device, pipeline=layout.pipeline, replicate=layout.replicate,
+                     shard=layout.shard * layout.context, tensor=layout.tensor)
         rank = dist.get_rank()
         places = dict(zip(AXES, (int(place) for place in (ranks == rank).nonzero()[0]), strict=True))
-        groups = _groups(ranks, mesh)
-        experts = init_device_mesh(
-            device.type, (layout.pipeline, layout.replicate, layout.shard * layout.context // layout.expert,
-                          layout.expert, layout.tensor),
-            mesh_dim_names=("pipeline", "replicate", "rest", "expert", "tensor")) if layout.expert > 1 else None
+        wanted = {**{axis: (axis,) for axis in AXES}, "tokens": ("replicate", "shard", "context"),
+                  "updates": ("pipeline", "replicate", "shard", "context"), "all": AXES}
+        groups = {name: _group(ranks, axes) for name, axes in wanted.items()
+                  if any(getattr(layout, axis) > 1 for axis in axes)}
+        experts = _mesh(device, pipeline=layout.pipeline, replicate=layout.replicate,
+                        rest=layout.shard * layout.context // layout.expert, expert=layout.expert,
+                        tensor=layout.tensor) if layout.expert > 1 else None
         return cls(layout, device, rank, layout.processes, mesh, experts, places, groups)
 
     # -- places ----------------------------------------------------------------------------------------------------
@@ -140,15 +141,6 @@ class World:
             if self.main:
                 self.barrier()
 
-    def leave(self) -> None:
-        """Give up the groups of this layout, but not the process group that all processes share: for another layout in
-        the same processes. Every one of gloo's groups has a thread that wakes a hundred times a second."""
-        meshes = [mesh for mesh in (self.mesh, self.experts) if mesh is not None]
-        groups = [*(self.groups or {}).values(), *(group for mesh in meshes for group in mesh.get_all_groups())]
-        for group in {id(group): group for group in groups if group is not dist.group.WORLD}.values():
-            dist.destroy_process_group(group)
-        self.mesh = self.experts = self.groups = None
-
     def close(self) -> None:
         """Leave the process group."""
         if self.groups is not None and dist.is_initialized():
@@ -168,29 +160,41 @@ def _meeting() -> dict[str, Any]:
     return {"store": dist.PrefixStore(f"start {again}", store), "rank": rank, "world_size": size}
 
 
-def _groups(ranks: Tensor, mesh: DeviceMesh) -> dict[str, Any]:
-    """This process's groups of more than one process, by name; every process makes all of them, in the same order. A
-    group costs threads and connections, so none is made twice."""
-    wanted = {**{axis: (axis,) for axis in AXES}, "tokens": ("replicate", "shard", "context"),
-              "updates": ("pipeline", "replicate", "shard", "context"), "all": AXES}
-    known: dict[tuple[str, ...], Any] = {
-        (axis,): mesh.get_group(axis) for axis in ("pipeline", "replicate", "tensor")}
-    groups: dict[str, Any] = {}
-    for name, axes in wanted.items():
-        long = tuple(axis for axis in axes if ranks.shape[AXES.index(axis)] > 1)
-        if not long:
-            continue
-        if long not in known:
-            rows = _rows(ranks, long)
-            known[long] = (dist.group.WORLD if len(rows) == 1
-                           else dist.new_subgroups_by_enumeration(rows, timeout=TIMEOUT)[0])
-        groups[name] = known[long]
-    return groups
+_made: dict[Any, Any] = {}
+"""Groups and meshes of this process, by what they join; of the process group under `None`."""
 
 
-def _rows(ranks: Tensor, axes: tuple[str, ...]) -> list[list[int]]:
-    """The ranks of every group along `axes`."""
-    chosen = [AXES.index(axis) for axis in axes]
-    others = [at for at in range(len(AXES)) if at not in chosen]
-    return ranks.permute(*others, *chosen).flatten(len(others)).reshape(
-        -1, math.prod(ranks.shape[at] for at in chosen)).tolist()
+def _mesh(device: torch.device, **lengths: int) -> DeviceMesh:
+    """The mesh of these axes, outermost first."""
+    _forget_others()
+    key = (device.type, *lengths.items())
+    if key not in _made:
+        ranks = torch.arange(math.prod(lengths.values())).view(*lengths.values())
+        groups = [_group_along(ranks, (at,)) for at in range(ranks.ndim)]
+        _made[key] = DeviceMesh.from_group(groups, device.type, mesh=ranks, mesh_dim_names=tuple(lengths))
+    return _made[key]
+
+
+def _group(ranks: Tensor, axes: tuple[str, ...]) -> Any:
+    return _group_along(ranks, tuple(AXES.index(axis) for axis in axes))
+
+
+def _group_along(ranks: Tensor, axes: tuple[int, ...]) -> Any:
+    """This process's group along some axes. Every process makes all groups, in the same order, and each once: a group
+    costs connections and a thread, whatever it is called."""
+    _forget_others()
+    others = [at for at in range(ranks.ndim) if at not in axes]
+    rows = ranks.permute(*others, *axes).reshape(-1, math.prod(ranks.shape[at] for at in axes)).tolist()
+    if len(rows) == 1 and rows[0] == sorted(rows[0]):
+        return dist.group.WORLD
+    key = tuple(map(tuple, rows))
+    if key not in _made:
+        _made[key] = dist.new_subgroups_by_enumeration(rows, timeout=TIMEOUT)[0]
+    return _made[key]
+
+
+def _forget_others() -> None:
+    """What was made in a process group that is gone is gone too."""
+    if _made.get(None) is not dist.group.WORLD:
+        _made.clear()
+        _made[None] = dist.group.WORLD

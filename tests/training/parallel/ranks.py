@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -165,17 +166,7 @@ class Collectives(TorchDispatchMode):
 WAITING = ("wait_tensor", "monitored_barrier_", "_wrap_tensor_autograd")
 
 
-KEPT_WORLDS = 3
-_worlds: dict[Layout, World] = {}
-
-
+@lru_cache
 def world_of(layout: Layout) -> World:
-    """The world of a layout in this rank. The last few stay; the others give up their groups, whose threads would slow
-    everything down."""
-    if layout not in _worlds:
-        if len(_worlds) == KEPT_WORLDS:
-            _worlds.pop(next(iter(_worlds))).leave()
-        _worlds[layout] = World.join(layout, torch.device("cpu"))
-    else:
-        _worlds[layout] = _worlds.pop(layout)
-    return _worlds[layout]
+    """The world of a layout in this rank."""
+    return World.join(layout, torch.device("cpu"))
