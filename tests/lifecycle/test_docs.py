@@ -50,9 +50,13 @@ def test_commands_in_the_docs_are_real(page, line):
     while hasattr(command, "commands") and len(words) > 1:  # gristmill plan train ...
         command, words = command.commands.get(words[1]), words[1:]
     assert command is not None, f"{page}: {line}"
-    known = {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
-    used = [w.split("=")[0] for w in words[1:] if w.startswith("--")]
-    assert set(used) <= known | {"--help"}, f"{page}: {line}"
+    # What stands after `--` is handed on to `gristmill run`.
+    own, handed_on = (words, []) if "--" not in words else (words[:words.index("--")], words[words.index("--"):])
+    run = group.commands["run"]  # type: ignore[attr-defined]
+    for options, taker in ((own[1:], command), (handed_on[1:], run)):
+        known = {option for p in taker.params for option in [*p.opts, *p.secondary_opts]}
+        used = [w.split("=")[0] for w in options if w.startswith("--")]
+        assert set(used) <= known | {"--help"}, f"{page}: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -177,7 +177,7 @@ def test_training_on_needs_a_tokenizer_that_fits(tmp_path):
     save_model(random_decoder(), tmp_path)
     context = SimpleNamespace(name="toy/base", inputs={"old": SimpleNamespace(path=tmp_path)})
     with pytest.raises(UserError, match="tokens, the model 97"):
-        Pretrain(corpus="corpus", tokenizer="tokenizer", start="old")._build(context, byte_level(), 0)
+        Pretrain(corpus="corpus", tokenizer="tokenizer", start="old")._model(context, byte_level())
 
 
 def test_a_recipe_can_ask_for_every_pattern():
