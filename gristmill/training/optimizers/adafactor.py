@@ -7,11 +7,13 @@ larger than the squared gradients of a language model, and bounds the rate by 1/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from gristmill.training.optimizers.sharded import times, whole_sum
 from gristmill.training.optimizers.unless import unless
 
 SQUARE = 1e-30
@@ -24,7 +26,8 @@ class Adafactor(torch.optim.Optimizer):
     """lr: step size as a share of the weights' root mean square. clip: largest root mean square of an update before
     lr (section 6). decay: 1 - t**decay is the average's weight at step t (section 7.2). Weight decay is decoupled.
 
-    Stacked matrices, (experts, rows, columns), have means, clipping and scale of their own each.
+    Stacked matrices, (experts, rows, columns), have means, clipping and scale of their own each. Of matrices that are
+    cut over processes, means are of the whole ones: a few numbers, a row and a column are summed over the processes.
     """
 
     found_inf: Tensor | None = None
@@ -47,8 +50,8 @@ class Adafactor(torch.optim.Optimizer):
                 with unless(self.found_inf, parameter, *state.values()):
                     state["step"] += 1
                     update = _direction(gradient, state, (state["step"] ** group["decay"]).to(gradient.dtype))
-                    update /= (_size(update) / group["clip"]).clamp_(min=1)
-                    update *= group["lr"] * _size(parameter).clamp_(min=SMALLEST)
+                    update = times(update, 1 / (_size(update) / group["clip"]).clamp_(min=1))
+                    update = times(update, group["lr"] * _size(parameter).clamp_(min=SMALLEST))
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.sub_(update)
 
@@ -57,8 +60,8 @@ class Adafactor(torch.optim.Optimizer):
         step = torch.zeros((), device=gradient.device)
         if gradient.ndim < 2:
             return {"step": step, "variance": torch.zeros_like(gradient)}
-        return {"step": step, "row": gradient.new_zeros(gradient.shape[:-1]),
-                "column": gradient.new_zeros(gradient.shape[:-2] + gradient.shape[-1:])}
+        return {"step": step, "row": torch.zeros_like(_mean(gradient, -1)),
+                "column": torch.zeros_like(_mean(gradient, -2))}
 
 
 def _direction(gradient: Tensor, state: dict[str, Tensor], new: Tensor) -> Tensor:
@@ -67,12 +70,16 @@ def _direction(gradient: Tensor, state: dict[str, Tensor], new: Tensor) -> Tenso
     if gradient.ndim < 2:
         state["variance"].lerp_(square, new)
         return state["variance"].rsqrt().mul_(gradient)
-    state["row"].lerp_(square.mean(-1), new)
-    state["column"].lerp_(square.mean(-2), new)
+    state["row"].lerp_(_mean(square, -1), new)
+    state["column"].lerp_(_mean(square, -2), new)
     rows = (state["row"] / state["row"].mean(-1, keepdim=True)).rsqrt_()
-    return rows.unsqueeze(-1) * state["column"].rsqrt().unsqueeze(-2) * gradient
+    return times(times(gradient, rows.unsqueeze(-1)), state["column"].rsqrt().unsqueeze(-2))
+
+
+def _mean(values: Tensor, *dims: int, keepdim: bool = False) -> Tensor:
+    return whole_sum(values, dims, keepdim) / math.prod(values.shape[dim] for dim in dims)
 
 
 def _size(values: Tensor) -> Tensor:
     """Root mean square of each matrix, or of the vector."""
-    return values.square().mean(dim=(-2, -1) if values.ndim >= 2 else None, keepdim=True).sqrt_()
+    return _mean(values.square(), *range(-min(values.ndim, 2), 0), keepdim=True).sqrt_()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gristmill.training.optimizers.blockwise import BLOCK, quantise, restore, zeros
+from gristmill.training.optimizers.sharded import cut_blocks, joined_parts, local
 from gristmill.training.optimizers.unless import unless
 
 WHOLE = 4096
@@ -23,7 +24,8 @@ class AdamW8bit(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) on states that are restored, updated and quantised again.
 
     The second average is kept as its root: its smallest numbers would otherwise be below the table's seven decades.
-    The step itself is made from the unrounded averages.
+    The step itself is made from the unrounded averages. Of a parameter whose rows are dealt out to processes, each has
+    whole blocks (`sharded.refuse_cut_blocks`), so that nothing is sent.
     """
 
     found_inf: Tensor | None = None
@@ -43,7 +45,14 @@ class AdamW8bit(torch.optim.Optimizer):
                 if not state:
                     state |= _first(parameter)
                 with unless(self.found_inf, parameter, *state.values()):
-                    _move(parameter, parameter.grad, state, group)
+                    _move(local(parameter.detach()), local(parameter.grad),
+                          {name: local(value) for name, value in state.items()}, group)
+
+    @staticmethod
+    def lay_out(parameter: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state that was read from a checkpoint: scales are read whole, and cut as the parameter is."""
+        return {name: cut_blocks(value, parameter) if name.endswith("_scales") else value
+                for name, value in state.items()}
 
 
 def _move(parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
@@ -52,7 +61,7 @@ def _move(parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: 
     # itself would lose digits.
     first, second = (-torch.expm1(state["step"] * (math.log(beta) if beta else -math.inf)) for beta in group["betas"])
     # A view wherever the memory is in order; else a copy that is written back.
-    flat, gradient = parameter.detach().reshape(-1), gradient.reshape(-1)
+    flat, gradient = parameter.reshape(-1), gradient.reshape(-1)
     flat.mul_(1 - group["lr"] * group["weight_decay"])
     chunk = CHUNK.get(flat.device.type, 2**24)
     for start in range(0, flat.numel(), chunk):
@@ -69,9 +78,12 @@ def _first(parameter: Tensor) -> dict[str, Tensor]:
     if parameter.numel() < WHOLE:
         return {"step": step, "average": torch.zeros_like(parameter, memory_format=torch.contiguous_format),
                 "square": torch.zeros_like(parameter, memory_format=torch.contiguous_format)}
-    average, root = zeros(parameter, True), zeros(parameter, False)
-    return {"step": step, "average_codes": average[0], "average_scales": average[1],
-            "root_codes": root[0], "root_scales": root[1]}
+    state = {"step": step}
+    for name, signed in (("average", True), ("root", False)):
+        codes, scales = zeros(local(parameter), signed)
+        state[f"{name}_codes"] = joined_parts(codes, parameter, parameter.shape)
+        state[f"{name}_scales"] = joined_parts(scales, parameter, (-(-parameter.numel() // BLOCK),))
+    return state
 
 
 def _update(state: dict[str, Tensor], part: slice, gradient: Tensor, betas: tuple[float, float],

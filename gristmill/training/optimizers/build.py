@@ -12,11 +12,12 @@ from torch import nn
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
 from gristmill.training.optimizers.adafactor import Adafactor
-from gristmill.training.optimizers.adamw8bit import AdamW8bit
+from gristmill.training.optimizers.adamw8bit import WHOLE, AdamW8bit
+from gristmill.training.optimizers.blockwise import BLOCK
 from gristmill.training.optimizers.joined import Joined
 from gristmill.training.optimizers.lion import Lion
 from gristmill.training.optimizers.muon import Muon
-from gristmill.training.optimizers.sharded import kind, mean_square, refuse_parts
+from gristmill.training.optimizers.sharded import kind, mean_square, refuse_cut_blocks
 
 
 @config
@@ -144,15 +145,13 @@ def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], 
         if matrices:
             parts.append(Muon(matrices, momentum=config.momentum))
     others = [group for part in rest for group in settings(part)]
-    if config.kind in WHOLE:
-        refuse_parts(config.kind, [parameter for _, parameter in named])
+    if config.kind == "adamw8bit":
+        refuse_cut_blocks(config.kind, named, BLOCK, WHOLE)
     if others:
         parts.append(EVERYTHING[config.kind](others, config))
     return Joined(parts)
 
 
-WHOLE = ("adafactor", "adamw8bit")
-"""Kinds whose steps of a number depend on others of its weight that may lie on other processes."""
 PARTS = ("matrices", "embedding", "head", "vectors")
 DECAYED = ("matrices", "head")
 EMBEDDINGS = ("embedding", "positions", "value_embedding", "relative_bias")

@@ -109,4 +109,5 @@ class Joined(torch.optim.Optimizer):
                             f"{type(part).__name__} keeps", where="training.optimizer.kind",
                             fix="go on with the kind that wrote the checkpoint, or train anew")
                     if found:
-                        part.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in found.items()}
+                        state = {k: v.to(parameter.device, copy=True) for k, v in found.items()}
+                        part.state[parameter] = part.lay_out(parameter, state) if hasattr(part, "lay_out") else state

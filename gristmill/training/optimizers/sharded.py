@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
 
 from gristmill.core.errors import UserError
@@ -20,6 +21,28 @@ def kind(tensor: Tensor) -> Hashable:
 def local(tensor: Tensor) -> Tensor:
     """What of a tensor lies on this process; changes in place are changes of the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_sum(values: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
+    """Sum over dimensions, a plain tensor; of a DTensor all processes call it together and have the same."""
+    total = values.sum(list(dims), keepdim=keepdim)
+    if not isinstance(total, DTensor):
+        return total
+    for axis, placement in enumerate(total.placements):  # one by one: torch warns of two sums at a time
+        if placement.is_partial():
+            settled = [Replicate() if at == axis else p for at, p in enumerate(total.placements)]
+            total = total.redistribute(placements=settled)
+    return total.full_tensor()
+
+
+def times(values: Tensor, whole: Tensor) -> Tensor:
+    """The product with a plain tensor that every process has whole, cut as `values` is."""
+    if not isinstance(values, DTensor):
+        return values * whole
+    copies = [Replicate()] * values.device_mesh.ndim
+    product = values * DTensor.from_local(whole, values.device_mesh, copies, run_check=False)
+    assert isinstance(product, DTensor)
+    return product.redistribute(placements=values.placements)  # torch takes a single row for a copy on every process
 
 
 def mean_square(tensor: Tensor) -> float:
@@ -81,8 +104,37 @@ def _resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return made
 
 
-def refuse_parts(name: str, parameters: Sequence[Tensor]) -> None:
-    """UserError where an optimizer that looks at more than single numbers is given parts."""
-    if any(isinstance(parameter, DTensor) for parameter in parameters):
-        raise UserError(f"{name} cannot update weights that are cut over processes", where="training.optimizer.kind",
-                        fix="use adamw, muon, adam, lion or sgd; or replicate in place of shard and tensor")
+def joined_parts(part: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of a DTensor `like` that is cut along its rows: the parts that its processes have, one behind the other."""
+    if not isinstance(like, DTensor):
+        return part
+    return DTensor.from_local(part, like.device_mesh, _along_rows(like), run_check=False, shape=torch.Size(shape),
+                              stride=torch.empty(tuple(shape), device="meta").stride())
+
+
+def cut_blocks(whole: Tensor, like: Tensor) -> Tensor:
+    """`whole` (blocks,), which every process has, cut as the rows of `like` are; nothing is sent."""
+    if not isinstance(like, DTensor) or isinstance(whole, DTensor):
+        return whole
+    return distribute_tensor(whole, like.device_mesh, _along_rows(like), src_data_rank=None)
+
+
+def _along_rows(like: DTensor) -> list[Placement]:
+    return [Replicate() if placement.is_replicate() else Shard(0) for placement in like.placements]
+
+
+def refuse_cut_blocks(name: str, parameters: Iterable[tuple[str, Tensor]], block: int, smallest: int) -> None:
+    """UserError where a process would have a part of a block of so many numbers. smallest: parameters with fewer
+    numbers have no blocks."""
+    for label, parameter in parameters:
+        if not isinstance(parameter, DTensor) or parameter.numel() < smallest:
+            continue
+        cut = [(at, placement) for at, placement in enumerate(parameter.placements) if not placement.is_replicate()]
+        processes = math.prod(parameter.device_mesh.size(at) for at, _ in cut)
+        rows = all(type(placement) is Shard and placement.dim == 0 for _, placement in cut)
+        if not rows or parameter.shape[0] % processes or parameter.numel() // processes % block:
+            raise UserError(
+                f"{name} shares a scale among {block} numbers, and {processes} processes would cut such blocks of "
+                f"{label} {tuple(parameter.shape)}", where="training.optimizer.kind",
+                fix="shard over a divisor of its rows that leaves each process whole blocks, without tensor; or use "
+                    "another kind, such as adamw, muon or adafactor; or replicate")

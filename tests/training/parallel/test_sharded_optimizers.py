@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from gristmill.core.errors import UserError
+from gristmill.training.optimizers import Adafactor, AdamW8bit, OptimizerConfig, build_optimizer
 from gristmill.training.optimizers.sharded import on_matrices
 from tests.training.parallel.ranks import run_ranks
 
@@ -46,6 +48,96 @@ def _dealt(rank: int, name: str, shape: tuple[int, ...], count: int, lengths: tu
 ])
 def test_whole_matrices_are_dealt_out_and_parts_come_back(name, shape, count, lengths, worked):
     size = len(worked)
-    found = run_ranks(_dealt, size, name, shape, count, lengths, timeout=60)
+    found = run_ranks(_dealt, size, name, shape, count, lengths)
     assert [matrices for _, matrices in found] == worked
     assert all(difference < 1e-6 for difference, _ in found)
+
+
+def _factored(rank: int, cuts: list[tuple[tuple[int, ...], list[int | None], tuple[int, ...]]]) -> list[float]:
+    """Adafactor's largest difference to one process over four steps, of weights and states, for each cut."""
+    found = []
+    for lengths, dims, shape in cuts:
+        mesh = init_device_mesh("cpu", lengths)
+        placements = [Replicate() if dim is None else Shard(dim) for dim in dims]
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(shape, generator=generator) * torch.linspace(0.1, 30, shape[0]).view(-1, *[1] * (
+            len(shape) - 1))
+        whole = torch.nn.Parameter(weight.clone())
+        parts = torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, placements))
+        optimizers = [Adafactor([parameter], lr=0.1, weight_decay=0.1) for parameter in (whole, parts)]
+        for _ in range(4):
+            gradient = torch.randn(shape, generator=generator) * torch.linspace(0.1, 3, shape[-1])
+            whole.grad, parts.grad = gradient, distribute_tensor(gradient.clone(), mesh, placements)
+            for optimizer in optimizers:
+                optimizer.step()
+        pairs = [(whole, parts), *((value, optimizers[1].state[parts][name])
+                                   for name, value in optimizers[0].state[whole].items())]
+        assert not torch.equal(whole, weight)
+        found.append(max(float((one - (many.full_tensor() if hasattr(many, "full_tensor") else many)).abs().max()
+                               / one.abs().max()) for one, many in pairs))
+    return found
+
+
+@pytest.mark.parametrize("cuts", [
+    [((2,), [0], (6, 4)), ((2,), [0], (7, 4)), ((2,), [1], (6, 5)), ((2,), [0], (5,)), ((2,), [None], (6, 4)),
+     ((2,), [0], (3, 6, 4)), ((2,), [0], (1, 4)), ((2,), [1], (4, 1))],
+    [((2, 2), [0, 1], (6, 4)), ((2, 2), [None, 0], (7, 4)), ((4,), [0], (6, 4))],
+])
+def test_adafactor_sees_whole_rows_and_columns(cuts):
+    for differences in run_ranks(_factored, max(torch.Size(lengths).numel() for lengths, _, _ in cuts), cuts):
+        assert max(differences) < 1e-6, differences
+
+
+def _in_blocks(rank: int, cuts: list[tuple[tuple[int, ...], list[int | None], tuple[int, ...]]]) -> list[bool]:
+    """Whether the 8-bit AdamW has the bits of one process, for each cut; after two steps the state is read again."""
+    found = []
+    for lengths, dims, shape in cuts:
+        mesh = init_device_mesh("cpu", lengths)
+        placements = [Replicate() if dim is None else Shard(dim) for dim in dims]
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(shape, generator=generator)
+        whole = torch.nn.Parameter(weight.clone())
+        parts = torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, placements))
+        one, many = (build_optimizer([("blocks.0.weight", parameter)], OptimizerConfig(
+            kind="adamw8bit", learning_rate=0.01, weight_decay=0.1)) for parameter in (whole, parts))
+        for step in range(4):
+            gradient = torch.randn(shape, generator=generator)
+            whole.grad, parts.grad = gradient, distribute_tensor(gradient.clone(), mesh, placements)
+            one.step()
+            many.step()
+            if step == 1:  # as from a checkpoint: what has another shape than its parameter is whole
+                names = {parts: "blocks.0.weight"}
+                many.load_tensors({name: value.full_tensor() if name.endswith("scales") and hasattr(
+                    value, "full_tensor") else value for name, value in many.tensors(names).items()}, names)
+        states = [optimizer.parts[0].state[parameter] for optimizer, parameter in ((one, whole), (many, parts))]
+        pairs = [(whole, parts), *((states[0][name], states[1][name]) for name in states[0])]
+        assert isinstance(many.parts[0], AdamW8bit)
+        assert ("root_codes" in states[0]) == (whole.numel() >= 4096)
+        found.append(all(torch.equal(a, b.full_tensor() if hasattr(b, "full_tensor") else b) for a, b in pairs))
+    return found
+
+
+@pytest.mark.parametrize("cuts", [
+    [((2,), [0], (32, 256)), ((2,), [None], (32, 256)), ((2,), [0], (8192,)), ((2,), [0], (5, 4)),
+     ((2,), [0], (4, 16, 128)), ((2,), [1], (6, 4))],
+    [((2, 2), [None, 0], (64, 128)), ((4,), [0], (64, 128))],
+])
+def test_eight_bits_a_number_are_those_of_one_process(cuts):
+    for same in run_ranks(_in_blocks, max(torch.Size(lengths).numel() for lengths, _, _ in cuts), cuts, timeout=60):
+        assert all(same), same
+
+
+def _refused(rank: int, dim: int, shape: tuple[int, ...]) -> str:
+    mesh = init_device_mesh("cpu", (2,))
+    parameter = torch.nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, [Shard(dim)]))
+    try:
+        build_optimizer([("blocks.0.weight", parameter)], OptimizerConfig(kind="adamw8bit"))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("dim", "shape"), [(0, (33, 256)), (0, (34, 128)), (1, (32, 256))])
+def test_blocks_that_would_be_cut_are_refused(dim, shape):
+    for error in run_ranks(_refused, 2, dim, shape, timeout=60):
+        assert "would cut such blocks of blocks.0.weight" in error
