@@ -45,11 +45,14 @@ def command(
     parallel: Annotated[str, typer.Option(
         metavar="auto|none|AXES", help="How the processes that torchrun started share a training: auto chooses; "
         "shard=4,tensor=2 says how many stand along each axis (pipeline, replicate, shard, context, tensor, expert), "
-        "and their product is the number of processes. The result is the same; docs/launch.md tells how to choose."
+        "and their product is the number of processes. The result is the same; docs/layouts.md tells how to choose."
     )] = "auto",
     hang_after: Annotated[int, typer.Option(
         min=0, metavar="SECONDS", help="Processes that train together and make no progress for so long end with a "
         "report of which one the others waited for; 0 means never.")] = 900,
+    check_ranks: Annotated[int, typer.Option(
+        min=0, metavar="UPDATES", help="So often processes that train together compare the weights that they share, "
+        "and those that differ are named; 0 means at the start only.")] = 0,
     track: Annotated[list[str] | None, typer.Option(
         metavar="wandb:PROJECT|mlflow:URI|trackio:PROJECT", help="Send the metrics of trainings there too; a folder "
         "will do as MLflow's URI. Needs that library; may be repeated.")] = None,
@@ -73,8 +76,9 @@ def command(
 
     runtime = Runtime(
         device=device, threads=threads, workers=workers, executor=executor, compile=compile_.value,
-        precision=precision.value, parallel=parallel, hang_after=hang_after, track=tuple(track or ()),
-        profile=profile, memory_snapshot=memory_snapshot, deterministic=deterministic
+        precision=precision.value, parallel=parallel, hang_after=hang_after,
+        check_ranks=check_ranks, track=tuple(track or ()), profile=profile, memory_snapshot=memory_snapshot,
+        deterministic=deterministic,
     )
     if track:
         from gristmill.training.trackers import check

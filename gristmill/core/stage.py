@@ -36,6 +36,8 @@ class Runtime:
     """How processes that torchrun started share a training: auto, none, or axes as in shard=4,tensor=2."""
     hang_after: int = 900
     """Seconds without any progress after which processes that train together end with a report; 0 for never."""
+    check_ranks: int = 0
+    """Updates between comparisons of the weights that processes share; 0 compares them at the start only."""
     track: tuple[str, ...] = ()
     """Where metrics go besides the run's folder: wandb:PROJECT, mlflow:URI, trackio:PROJECT."""
     profile: bool = False

@@ -124,7 +124,7 @@ class Finetune:
         if not trainer.passes.whole:
             raise UserError("the answers that are held out are scored by whole models",
                             where=f"{context.name}: parallel",
-                            fix="share a fine-tuning along replicate, shard or tensor, not pipeline or context")
+                            fix="share a fine-tuning along replicate, shard, tensor or context, not pipeline")
         if world.main:
             write_json(context.work / "plan.json", {
                 "steps": steps, "batch": self.batch, "context": length, "replay_rows": replayed, "seed": order,

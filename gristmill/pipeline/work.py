@@ -19,7 +19,7 @@ from typing import Any
 
 from gristmill.core.artifact import RECORD, Artifact
 from gristmill.core.errors import InternalError, UserError
-from gristmill.core.files import disk_errors, read_json, write_json
+from gristmill.core.files import disk_errors, flush, read_json, write_json
 from gristmill.core.hashing import digest_folder
 
 _TORN = re.compile(r"\..+\.[0-9]+\.tmp\Z")
@@ -134,15 +134,6 @@ def remove_torn_writes(folder: Path, deep: bool = True) -> None:
         for name in files:
             if _TORN.match(name):
                 (Path(parent) / name).unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's or a folder's entries are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def flush_tree(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +20,7 @@ class Passes(Protocol):
     """What the loop asks to run the model: gradients of a window, and terms without gradients."""
 
     whole: bool
-    """Whether this process can run the model alone: not where it holds some of the blocks or sees some tokens."""
+    """Whether `within` gives a model that can be run on whole rows: not where this process holds some of the blocks."""
 
     def run(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> tuple[Sums, Metrics]:
         """Forward and backward of micro-batches; what is minimised is the sum of `factors[term]` x the term's sum.
@@ -31,7 +31,31 @@ class Passes(Protocol):
         """Forward of a batch without gradients; this process's own sums."""
 
     def within(self, use: Callable[[nn.Module], Any]) -> Any:
-        """What `use` makes of the model, without gradients and with all weights at hand; all processes call it."""
+        """What `use` makes of the model, without gradients and with all weights at hand, on whole rows; all processes
+        call it, and run the model as often."""
+
+
+    def telemetry(self) -> dict[str, float]:
+        """How the last `run` went, in numbers that depend on the clock; by the same names on every process."""
+
+
+class Part(Protocol):
+    """What of a batch a process sees."""
+
+    def __call__(self, batch: Batch) -> Batch: ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A context in which the model is run on whole rows."""
+
+
+class Everything:
+    """The `Part` of a process that shares no rows."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        return batch
+
+    def whole(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 def alone(last: bool) -> AbstractContextManager:
@@ -49,7 +73,7 @@ class Accumulation:
     together: Callable[[bool], AbstractContextManager] = alone
     """Given whether a micro-batch is the last: a context in which its gradients are shared with other processes, or
     kept back until the last one's are."""
-    part: Callable[[Batch], Batch] = lambda batch: batch
+    part: Part = field(default_factory=Everything)
     """What of a batch this process sees (context parallelism)."""
     whole: bool = True
     settle: Callable[[], None] = lambda: None
@@ -85,10 +109,13 @@ class Accumulation:
         return found
 
     def within(self, use: Callable[[nn.Module], Any]) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), self.part.whole():
             found = self.module(use=use)
         self.settle()
         return found
+
+    def telemetry(self) -> dict[str, float]:
+        return {}
 
     def _moved(self, batch: Batch) -> Batch:
         return self.part({name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()})

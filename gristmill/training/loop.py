@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.core import interrupt
+from gristmill.core.config import to_plain
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_jsonl
 from gristmill.core.progress import Progress, Silent
@@ -43,6 +44,7 @@ from gristmill.training.fit_memory import out_of_memory_told
 from gristmill.training.guards import Guards
 from gristmill.training.not_finite import trace_not_finite
 from gristmill.training.optimizers import build_optimizer
+from gristmill.training.parallel.agreement import Agreement
 from gristmill.training.parallel.apply import Settings, parallelise
 from gristmill.training.parallel.gradients import clip, total_norm
 from gristmill.training.parallel.world import World
@@ -125,6 +127,7 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.stopped_early = False
         self.guards = Guards(self.config, self.compute, self.together)
+        self.agreement = Agreement(self.together, self.compute.runtime.check_ranks)
         if isinstance(self.passes, Accumulation):
             self.passes.after = (lambda number: self.guards.after(number, self.names)) if self.guards.noise else None
         self.recent: deque[tuple[int, Sequence[Batch]]] = deque(maxlen=self.lag + 1)
@@ -137,6 +140,7 @@ class Trainer:
         """Train from the newest checkpoint (or from the start) to the end; returns final numbers for the record, on
         the first process."""
         self._resume()
+        self._agree()
         kept = self.step or -1  # without a checkpoint even the evaluation before the first step is done again
         self.watching = Watching.begin(
             self.compute, self.together, self.folder, self.model.config, name=self.label, left=self.steps - self.step,
@@ -164,6 +168,7 @@ class Trainer:
                         _, window = next(windows)
                     running.append(self.advance(window, began, time.monotonic() - began))
                     self.watching.recording.step()
+                    self.agreement.after(self.step, self._named)
                     self.now("report")
                     evaluated = self.step in due and self.evaluate is not None
                     behind = 0 if evaluated or self.step == self.steps else self.lag
@@ -197,6 +202,17 @@ class Trainer:
         self._take_result()
         self.together.barrier()
         return self._finals() if self.together.main else {}
+
+    def _agree(self) -> None:
+        """Raise before the first update where processes do not train the same thing."""
+        if self.together.size > 1:
+            window = self.source.window(self.step) if getattr(self.source, "static", False) else ()
+            self.agreement.begin(self._named, {
+                "model": to_plain(self.model.config), "training": to_plain(self.config), "steps": self.steps,
+                "step": self.step}, window)
+
+    def _named(self) -> list[tuple[str, Tensor]]:
+        return [(name, parameter) for parameter, name in self.names.items()]
 
     def update(self, window: Sequence[Batch]) -> dict[str, Any]:
         """One optimizer step over an accumulation window; returns the trace record."""
@@ -252,7 +268,7 @@ class Trainer:
             rows=sum(b["input_ids"].numel() for b in window) * self.together.data_size,
             context=window[0]["input_ids"].shape[-1] if window else 0,
             known={"lr": scale * self.config.optimizer.learning_rate}, later=loads, began=began, waited=waited,
-            same=same)
+            same=same, telemetry=self.passes.telemetry())
         report.share(self.together, stop=interrupt.requested(),
                      save=time.monotonic() - self.saved_at >= self.config.checkpoint_seconds)
         return report
@@ -320,7 +336,8 @@ class Trainer:
         record = self._read(report)
         now = time.monotonic()
         seconds, self.noted_at = now - max(report.began, self.noted_at), now
-        telemetry = self.watching.meter.step(seconds, report.waited, report.rows, report.context)
+        telemetry = {**self.watching.meter.step(seconds, report.waited, report.rows, report.context),
+                     **report.telemetry}
         self.traces.update(record, telemetry)
         if self.target is not None:
             self.target.note(record["loss"])

@@ -48,7 +48,7 @@ def trace_predictions(model: Any, tokenizer: Tokenizer, objective: Pretraining,
     with eager():
         for number, prompt in enumerate(prompts):
             logs, true = objective.guess(model, tokenizer, prompt.text, prompt.true)
-            top = logs.topk(5)
+            top = logs[: tokenizer.vocab_size].topk(5)  # a model may have room for more than the tokenizer knows
             seen = tokenizer.decode(tokenizer.encode(prompt.true)[1:]) if isinstance(model, Encoder) else ""
             rows.append({
                 "prompt": prompt.text,
@@ -68,7 +68,8 @@ def _continue(model: Decoder, tokenizer: Tokenizer, prompt: str) -> str:
     ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(prompt)
     made: list[int] = []
     for _ in range(SAMPLE_TOKENS):
-        best = int(model(torch.tensor([ids + made], device=model.head_weight.device))[0, -1].argmax())
+        logits = model(torch.tensor([ids + made], device=model.head_weight.device))[0, -1]
+        best = int(logits[: tokenizer.vocab_size].argmax())
         if best == tokenizer.eos_id:
             break
         made.append(best)

@@ -16,6 +16,10 @@ Count = Tensor | int
 """Items over all processes: a 0-d tensor where several count, so that nobody waits for it."""
 
 
+IDLE = "pipeline_idle"
+"""Name of the share of an update that a process waited for other stages."""
+
+
 def over(value: Any, count: Count) -> Any:
     """value / count, or nothing where nothing was counted; neither side waits for a device."""
     return value / (max(count, 1) if isinstance(count, int) else count.clamp(min=1))
@@ -45,6 +49,8 @@ class Report:
     """Numbers that stand at the end of the record."""
     same: Mapping[str, Tensor] = field(default_factory=dict)
     """Numbers that every process has, 0-d; one that is not finite is left out of the record."""
+    telemetry: Mapping[str, float] = field(default_factory=dict)
+    """How it went on this process (`Passes.telemetry`), after `read` on all of them."""
     stop: bool = False
     """Whether some process was asked to stop."""
     save: bool = False
@@ -60,7 +66,11 @@ class Report:
         # Processes along `tensor` find the same values, but may be asked to stop at different moments.
         parts = [torch.as_tensor(v, dtype=torch.float32, device=world.device).reshape(1) / world.layout.tensor
                  for v in (*self.values.values(), *self.measured.values())]
-        self._packed = world.sum(torch.cat([flags, *parts]), "all")
+        stages, members = world.layout.pipeline, world.size // world.layout.pipeline
+        idle = torch.zeros(stages if IDLE in self.telemetry else 0, device=world.device)
+        if len(idle):
+            idle[world.place("pipeline")] = self.telemetry[IDLE] / members
+        self._packed = world.sum(torch.cat([flags, *parts, idle]), "all")
 
     def read(self) -> dict[str, float]:
         """Everything as numbers, in the order of a trace; sets `stop` and `save` to what was agreed."""
@@ -70,6 +80,12 @@ class Report:
         else:
             stop, save, *found = self._packed.tolist()
             self.stop, self.save = stop > 0, save > 0
+            found, idle = found[:len(names)], found[len(names):]
+            if idle:
+                waited = {IDLE: sum(idle) / len(idle), **{f"{IDLE}_{place}": share for place, share in enumerate(idle)}}
+                # Nothing is known of the first update on a GPU.
+                self.telemetry = {**self.telemetry, **waited} if all(map(math.isfinite, idle)) else {
+                    name: value for name, value in self.telemetry.items() if name != IDLE}
         numbers = dict(zip(names, found, strict=True))
         same = {n: number for n, value in self.same.items() if math.isfinite(number := value.item())}
         return {**{n: numbers[n] for n in self.values}, **self.known, "grad_norm": float(self.norm),

@@ -28,10 +28,15 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
     """Mean loss (nats a target) over `batches`, the share of targets that were the likeliest token (`accuracy`), the
     number of targets (`tokens`), and the mean of every further term under its name.
 
-    objective: default causal LM. world: the rows of every batch are dealt to its data ranks. score: what gives the sums
-    of a batch instead of the model, where this process holds only a part of it.
+    objective: default causal LM. world: the rows of every batch are dealt to its data ranks, and whole ones to the
+    processes that share rows in training. score: what gives the sums of a batch instead of the model, where this
+    process holds only a part of it.
     """
     objective = objective or CausalLM()
+    readers = (0, 1) if world is None else (world.data_rank, world.data_size)
+    if world is not None and score is None:
+        shared = world.layout.context
+        readers = (readers[0] * shared + world.place("context"), readers[1] * shared)
     score = score or _scored_by(model, objective, compute)
     sums: dict[str, Any] = {}
     counts: dict[str, int] = {}
@@ -39,7 +44,7 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
         for name, count in objective.counts(batch).items():
             counts[name] = counts.get(name, 0) + count
         with eager():
-            found, metrics = score(dict(batch) if world is None else _share(batch, world))
+            found, metrics = score(dict(batch) if world is None else _share(batch, *readers))
         for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
             sums[name] = sums.get(name, 0.0) + value.double()
     if world is not None and world.size > 1 and sums:
@@ -59,10 +64,10 @@ def _scored_by(model: nn.Module, objective: Objective, compute: Compute) -> Scor
     return score
 
 
-def _share(batch: Mapping[str, Any], world: World) -> dict[str, Any]:
-    """This process's rows of a batch; padding where there are too few for all."""
+def _share(batch: Mapping[str, Any], reader: int, readers: int) -> dict[str, Any]:
+    """A reader's rows of a batch; padding where there are too few for all."""
     rows = len(batch["input_ids"])
-    edges = [rows * at // world.data_size for at in (world.data_rank, world.data_rank + 1)]
+    edges = [rows * at // readers for at in (reader, reader + 1)]
     return {name: tensor[slice(*edges)] for name, tensor in batch.items()} if edges[0] < edges[1] else dict(
         nothing(batch))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -238,3 +240,31 @@ def test_a_compiled_layer_computes_the_same(dtype, tmp_path, monkeypatch):
     assert torch.equal(layer.selection_bias, fast.selection_bias)
     for mine, theirs in zip(layer.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=5e-2 if enabled else 1e-4, rtol=5e-2)
+
+
+def test_the_loop_is_left_out_of_compiled_graphs_and_never_traced_again():
+    layer = Experts(4, 7, 5, "swiglu")  # widths that are not grouped
+    graphs = []
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, chosen, weights: layer(x.sin(), chosen, weights).cos(), backend=kept)
+    counts = []
+    for experts in ([0, 1], [2, 2], [3, 0]):  # other loads every time, and experts that nobody chose
+        x, weights = torch.randn(6, 7, requires_grad=True), torch.rand(6, 2)
+        chosen = torch.tensor([experts] * 6)
+        found, expected = compiled(x, chosen, weights), layer(x.sin(), chosen, weights).cos()
+        assert torch.equal(found, expected)
+        assert torch.equal(*(torch.autograd.grad(out.sum(), x)[0] for out in (found, expected)))
+        counts.append(len(graphs))
+    assert counts == [counts[0]] * 3
+
+
+@pytest.mark.parametrize("room", ["models.layers.experts", "models", "training"])
+def test_importing_does_not_load_the_compiler(room):
+    asked = f"import sys, gristmill.{room}; print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

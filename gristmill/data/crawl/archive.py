@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gristmill.core.errors import UserError
-from gristmill.core.files import disk_errors
+from gristmill.core.files import disk_errors, flush
 
 PROFILES = {"not_modified": "http://netpreserve.org/warc/1.1/revisit/server-not-modified",
             "same_payload": "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"}
@@ -113,7 +113,7 @@ class Archive:
             if self._file is None:
                 path = self.folder / (file_name(self.part) + ".part")
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-                self._flush_names()
+                flush(self.folder)
             members = list(records)
             if not self.end:
                 members.insert(0, self._info(date))
@@ -148,15 +148,8 @@ class Archive:
                 final = self.folder / file_name(part)
                 final.with_name(final.name + ".part").rename(final)
             if self._full:
-                self._flush_names()
+                flush(self.folder)
         self._full = []
-
-    def _flush_names(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def close(self) -> None:
         """The open file is as full as it will be."""

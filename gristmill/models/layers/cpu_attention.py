@@ -22,10 +22,14 @@ LONGEST = 2**24
 """Of a row: positions are 32 bits wide."""
 
 
-@torch.compiler.assume_constant_result
 def ready() -> bool:
     """Whether this machine can run it; compiles it at the first call."""
     return native.library(SOURCE) is not None
+
+
+# All that torch.compiler.assume_constant_result does (2.11 to 2.13), without its import of torch._dynamo, which takes
+# as long as that of torch.
+ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def takes(q: Tensor, k: Tensor, pattern: Pattern) -> bool:

@@ -89,9 +89,14 @@ def grouped(rows: Tensor, counts: Tensor, stacks: Sequence[Tensor], activation: 
     return _feed_forward(rows, stacks, activation, product)
 
 
-@torch.compiler.disable
 def looped(rows: Tensor, counts: Tensor, stacks: Sequence[Tensor], activation: str) -> Tensor:
-    """One expert after the other, those without rows left out."""
+    """One expert after the other, those without rows left out; never compiled, as their numbers change."""
+    if torch.compiler.is_compiling():  # not as a decorator, which would import torch._dynamo with this file
+        return torch.compiler.disable(_looped)(rows, counts, stacks, activation)
+    return _looped(rows, counts, stacks, activation)
+
+
+def _looped(rows: Tensor, counts: Tensor, stacks: Sequence[Tensor], activation: str) -> Tensor:
     made = [rows.new_zeros(0, stacks[-1].shape[1])]
     # Unbound once: the gradient of an indexed stack would be as large as the stack, for every expert.
     for part, weights in zip(rows.split(counts.tolist()), zip(*(s.unbind() for s in stacks), strict=True), strict=True):

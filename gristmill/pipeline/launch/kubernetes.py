@@ -16,7 +16,7 @@ from gristmill.pipeline.launch.amounts import quantity
 from gristmill.pipeline.launch.job import GRACE, Job
 from gristmill.pipeline.launch.manifest import yaml_text
 from gristmill.pipeline.launch.shell import prelude
-from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, patience, process_command
+from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, process_command, torchrun_exports
 
 GROUP = "node"
 RECIPE_FOLDER = "/etc/gristmill"
@@ -104,7 +104,7 @@ def _command(job: Job) -> dict[str, Any]:
         rendezvous = Rendezvous(
             endpoint=f"{job.name}-{GROUP}-0-0.{job.name}:{PORT}", identity=shlex.quote(job.name),
             is_host='"$([ "$JOB_COMPLETION_INDEX" = 0 ] && echo true || echo false)"')
-    lines = [*prelude(job, cd=False, own=False), *([patience()] if job.world > 1 else []),
+    lines = [*prelude(job, cd=False, own=False), *(torchrun_exports(job) if job.world > 1 else []),
              f"exec {process_command(job, rendezvous, recipe)}", ""]  # exec: SIGTERM reaches it, not bash
     return {"command": ["bash", "-c"], "args": [literal("\n".join(lines))]}
 

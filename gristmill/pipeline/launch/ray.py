@@ -13,7 +13,7 @@ from typing import Any
 from gristmill.core.errors import UserError
 from gristmill.pipeline.launch.job import Job
 from gristmill.pipeline.launch.shell import limited, prelude
-from gristmill.pipeline.launch.torchrun import Rendezvous, patience, process_command
+from gristmill.pipeline.launch.torchrun import Rendezvous, process_command, torchrun_exports
 
 
 def text(job: Job) -> str:
@@ -48,7 +48,7 @@ def node_script(job: Job) -> str:
         rendezvous = Rendezvous('"$HEAD:$PORT"', '"$RAY_JOB_ID"',
                                 is_host='"$([ "$NODE_RANK" = 0 ] && echo true || echo false)"',
                                 local_address='"$NODE_ADDRESS"')
-    lines = [*prelude(job, cd=False), *([patience()] if job.world > 1 else [])]
+    lines = [*prelude(job, cd=False), *(torchrun_exports(job) if job.world > 1 else [])]
     return "\n".join([*lines, f"exec {limited(job, process_command(job, rendezvous))}", ""])
 
 

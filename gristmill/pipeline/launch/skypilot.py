@@ -8,7 +8,7 @@ from gristmill.core.errors import UserError
 from gristmill.pipeline.launch.job import Job
 from gristmill.pipeline.launch.manifest import yaml_text
 from gristmill.pipeline.launch.shell import limited, prelude
-from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, patience, process_command
+from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, process_command, torchrun_exports
 
 
 def text(job: Job) -> str:
@@ -52,7 +52,7 @@ def _script(job: Job) -> str:
     lines = prelude(job, cd=False, own=False)
     rendezvous = None
     if job.world > 1:
-        lines.append(patience())
+        lines += torchrun_exports(job)
     if job.nodes > 1:
         lines.append('mapfile -t NODES <<< "$SKYPILOT_NODE_IPS"')
         rendezvous = Rendezvous(

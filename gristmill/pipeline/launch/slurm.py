@@ -13,7 +13,7 @@ from gristmill.core.errors import UserError
 from gristmill.pipeline.launch.amounts import slurm_time
 from gristmill.pipeline.launch.job import GRACE, Job
 from gristmill.pipeline.launch.shell import prelude
-from gristmill.pipeline.launch.torchrun import Rendezvous, patience, process_command
+from gristmill.pipeline.launch.torchrun import Rendezvous, process_command, torchrun_exports
 
 _MEET = r"""mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export HEAD="${HOSTS[0]}" PORT=$((20000 + SLURM_JOB_ID % 10000))  # two jobs may share a node"""
@@ -54,7 +54,7 @@ def text(job: Job) -> str:
     if job.world == 1:
         command = process_command(job)
     else:
-        lines += [patience(), _MEET]
+        lines += [*torchrun_exports(job), _MEET]
         inner = process_command(job, Rendezvous(
             endpoint='"$HEAD:$PORT"', identity='"$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"',
             is_host='"$([ "$SLURM_NODEID" = 0 ] && echo true || echo false)"', local_address='"$SLURMD_NODENAME"'))

@@ -52,21 +52,23 @@ def torchrun_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str
     return " ".join([*parts, "-m", "gristmill", shlex.join(job.words(recipe))])
 
 
-def elastic(job: Job) -> list[str]:
-    """Where nodes may come and go, each round makes a store of its own: torch 2.13 keeps the address of the first one,
-    and a node that joins later waits for it in vain."""
-    return [] if job.min_nodes is None else ["export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+def torchrun_exports(job: Job) -> list[str]:
+    """What torchrun has to find in its environment.
 
-
-def patience() -> str:
-    """torchrun kills its processes 30 s after SIGTERM unless told otherwise (older releases do not listen)."""
-    return f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={GRACE}"
+    It kills its processes 30 s after SIGTERM unless told otherwise (older releases do not listen). And with several
+    nodes each start has to make a store of its own: torchrun (torch 2.11 to 2.13) keeps the first one, in which the
+    processes of the next start find the addresses of those that are gone, and a node that joins later waits for it in
+    vain. On one node the processes tell starts apart by themselves (`World.join`), and a store that torchrun holds is
+    safer: it outlives a killed process, and no port has to be found anew.
+    """
+    lines = [f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={GRACE}"]
+    return lines if job.nodes == 1 else [*lines, "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
 
 
 def text(job: Job) -> str:
     """A bash script to be started on every node; HEAD must be the first node's address if there are more than one."""
     lines = ["#!/usr/bin/env bash", f"# {job.name}: start this on {'every node' if job.nodes > 1 else 'the machine'}",
-             *prelude(job, cd=True), patience(), *elastic(job)]
+             *prelude(job, cd=True), *torchrun_exports(job)]
     rendezvous = None
     if job.nodes > 1:
         lines.append(': "${HEAD:?set HEAD to the name or address of the first node, the same on every node}"')

@@ -36,10 +36,12 @@ class Agreement:
     """Updates between comparisons of the weights; 0: at the start only."""
 
     def begin(self, parameters: Callable[[], Named], facts: Mapping[str, Any], window: Sequence[Batch]) -> None:
-        """Before the first update. facts: JSON-ready, to be the same everywhere (recipe, data, versions)."""
+        """Before the first update. facts: JSON-ready, to be the same everywhere (recipe, data, versions). window: the
+        first that is read; empty where it cannot be read twice, and then rows are not compared."""
         check_facts({**facts, "layout": self.world.layout.describe(), "torch": torch.__version__}, self.world)
         check_form(parameters(), self.world)
-        check_rows(window, self.world)
+        if window:
+            check_rows(window, self.world)
         check_weights(parameters(), self.world)
 
     def after(self, step: int, parameters: Callable[[], Named]) -> None:

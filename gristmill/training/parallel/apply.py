@@ -7,15 +7,14 @@ before all that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
 from gristmill.models.body import Body
 from gristmill.models.layers.float8 import float8_linears
-from gristmill.objectives.base import Batch, Objective
-from gristmill.training.accumulate import Accumulation, Passes
+from gristmill.objectives.base import Objective
+from gristmill.training.accumulate import Accumulation, Everything, Part, Passes
 from gristmill.training.activation_checkpointing import Checkpointing, checkpoint_activations
 from gristmill.training.compile import compile_blocks
 from gristmill.training.device import Compute
@@ -54,7 +53,7 @@ def parallelise(
     withheld = weights.withhold(module, world)
     part = cut(model, objective, attached, world)
     change_blocks(model, settings)
-    passes = Accumulation(module, compute, part=part, whole=layout.context == 1)
+    passes = Accumulation(module, compute, part=part)
     if data.shares_weights(world):
         passes.module, passes.together, passes.settle = data.shard(module, model, world, compute)
     if withheld is not None:
@@ -64,11 +63,11 @@ def parallelise(
     return passes
 
 
-def cut(model: Body, objective: Objective, attached: nn.Module | None, world: World) -> Callable[[Batch], Batch]:
+def cut(model: Body, objective: Objective, attached: nn.Module | None, world: World) -> Part:
     """The axes that act on single layers; returns what of a batch this process sees. A pipeline calls it for each of
     its stages."""
     layout = world.layout
-    part: Callable[[Batch], Batch] = _all_of_it
+    part: Part = Everything()
     if layout.tensor > 1:
         from gristmill.training.parallel import tensor
 
@@ -92,7 +91,3 @@ def change_blocks(model: Body, settings: Settings) -> None:
         checkpoint_activations(model, settings.checkpointing, compiled=settings.compile)
     if settings.compile:
         compile_blocks(model)
-
-
-def _all_of_it(batch: Batch) -> Batch:
-    return batch

@@ -28,6 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gristmill.models.body import Body
 from gristmill.models.decoder import Decoder
+from gristmill.models.layers.experts import Experts
+from gristmill.models.layers.moe import expert_layers
 from gristmill.training.device import Compute
 from gristmill.training.micro_batch import MicroBatch
 from gristmill.training.parallel.expert import shard_experts
@@ -98,8 +100,8 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
     offload: OffloadPolicy = OffloadPolicy()
     if world.layout.offload and world.device.type != "cpu":
         offload = CPUOffloadPolicy()
-    # Blocks compute in bf16 and so gather it. What lies around them stays fp32 and is cast by autocast where it is
-    # multiplied, so that embeddings, residuals and the last norm are what they are in one process.
+    # What autocast casts in every block is gathered in bf16. All else stays fp32, as in one process, and belongs to the
+    # group around the blocks: norms and routers in a group of each block would be two messages more, a block.
     lower = compute.dtype if compute.dtype != torch.float32 else None
     inside = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32, cast_forward_inputs=False)
     around = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -109,11 +111,14 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
 
     if world.layout.expert > 1:
         shard_experts(model, world, reshard_after_forward=not kept, mp_policy=inside, offload_policy=offload)
-    for block in model.all_blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=not kept, mp_policy=inside, offload_policy=offload,
-                    shard_placement_fn=along)
+    blocks = list(model.all_blocks)
+    cast = {parameter for block in blocks for parameter in {*block.parameters()} - never_cast(block)}
+    # The outer group first: later it would not find what lies inside of the others.
     fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=around, offload_policy=offload,
-                shard_placement_fn=along)
+                shard_placement_fn=along, ignored_params=cast)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=not kept, mp_policy=inside, offload_policy=offload,
+                    shard_placement_fn=along, ignored_params=never_cast(block))
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
@@ -131,6 +136,15 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
                 part.reshard()
 
     return Shared(module, together, settle)
+
+
+def never_cast(block: nn.Module) -> set[nn.Parameter]:
+    """What autocast leaves in fp32: all but the weights of linear layers, experts and tables. Routers are linear, and
+    compute in fp32 all the same. Tables of value embeddings are read in fp32 in one process, but too large for that
+    here."""
+    cast, routers = (nn.Linear, nn.Embedding, Experts), {layer.router for layer in expert_layers(block)}
+    return {parameter for part in block.modules() if part in routers or not isinstance(part, cast)
+            for parameter in part.parameters(recurse=False)}
 
 
 def other_side(parameter: nn.Parameter, size: int) -> Shard | None:

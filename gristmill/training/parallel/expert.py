@@ -80,12 +80,16 @@ class Exchange:
     group: Any
     size: int
 
-    @torch.compiler.disable
     def transform(self, rows: Tensor, counts: Tensor) -> Tensor:
         """rows (rows, dim) in the order of all experts, counts (experts,) of them each -> (rows, dim).
 
-        Sends twice, and before that how many rows come; the host waits for those numbers.
+        Sends twice, and before that how many rows come; the host waits for those numbers. It is never compiled.
         """
+        if torch.compiler.is_compiling():  # not as a decorator, which would import torch._dynamo with this file
+            return torch.compiler.disable(self._transform)(rows, counts)
+        return self._transform(rows, counts)
+
+    def _transform(self, rows: Tensor, counts: Tensor) -> Tensor:
         if torch.is_autocast_enabled(rows.device.type):  # what is sent is half as large
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         # (source, own expert): how many rows each process has for each expert that is here.

@@ -6,7 +6,6 @@ of micro-batches are added and never scaled.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -34,7 +33,17 @@ from gristmill.training.micro_batch import Metrics, MicroBatch, Sums
 from gristmill.training.parallel import data, weights
 from gristmill.training.parallel.apply import Settings, change_blocks, cut
 from gristmill.training.parallel.gradients import HELD_BY_STAGES, local
-from gristmill.training.parallel.stages import Scored, Stage, empty, expert_share, keep_only, part_of, stages_of
+from gristmill.training.parallel.idle import Idle
+from gristmill.training.parallel.stages import (
+    Scored,
+    Stage,
+    empty,
+    expert_share,
+    goes_back_from_functions,
+    keep_only,
+    part_of,
+    stages_of,
+)
 from gristmill.training.parallel.world import TIMEOUT, World
 
 SCHEDULES: dict[str, tuple[Any, int]] = {
@@ -84,6 +93,10 @@ def split(model: Body, objective: Objective, attached: nn.Module | None, world: 
     if layout.schedule == "zero_bubble" and settings.checkpointing != "none":
         raise UserError("zero_bubble goes back through every block twice, and would make its activations again twice",
                         where=where, fix="use schedule=interleaved, or keep all activations")
+    if layout.schedule == "zero_bubble" and not goes_back_from_functions():
+        raise UserError(f"zero_bubble goes back from the middle of a graph, which torch {torch.__version__} cannot do "
+                        "where operators of its own stand there", where=where,
+                        fix="use schedule=interleaved, or torch 2.13")
     scored = Scored(objective)
     shared = model.config.tied_head or scored.looks_up
     carried = model.embedding.weight.dtype
@@ -128,14 +141,14 @@ class Pipeline:
     count: int
     """Stages of all processes."""
     whole: bool = False
-    idle: float = 0.0
-    """Share of the last update in which this process neither ran forward nor backward; measured on CPUs alone, as a
-    GPU's work is not waited for."""
     _ends: Any = None
     _copied: bool = False
-    _schedule: tuple[tuple[int, ...], Any, list[_Timed]] | None = None
+    _schedule: tuple[tuple[int, ...], Any] | None = None
     _named: list[tuple[str, str]] | None = None
     _sent: list[tuple[dist.Work, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.idle = Idle(self.compute.device)
 
     # -- spreading -------------------------------------------------------------------------------------------------
 
@@ -172,32 +185,31 @@ class Pipeline:
         """
         self._check(window)
         self._begin(window, factors)
-        schedule, timed = self._scheduled(len(window), *self.stages[0].shape)
+        schedule = self._scheduled(len(window), *self.stages[0].shape)
         if self.world.place("pipeline"):  # or blocks of two stages would drop out alike
             torch.manual_seed(derive_seed(torch.initial_seed(), "stage", self.world.place("pipeline")))
         tickets = torch.empty(len(window), device=self.compute.device)
-        began = time.perf_counter()
         try:
-            schedule.step(*[tickets] * self.stages[0].first, **{"target": tickets} if self.stages[-1].last else {})
+            with self.idle.update():
+                schedule.step(*[tickets] * self.stages[0].first, **{"target": tickets} if self.stages[-1].last else {})
         except RuntimeError as error:
             _retell(error)
-        seconds = time.perf_counter() - began
-        self.idle = 1 - sum(stage.taken() for stage in timed) / seconds if self.compute.device.type == "cpu" else 0.0
         self._add_gradients()
         return self._found()
 
     def telemetry(self) -> dict[str, float]:
-        """The bubble of the last update: as computed, and as measured here."""
+        """pipeline_bubble: the share of its time that a process waits by the schedule, see `bubble`; pipeline_idle:
+        that this one waited, see `Idle`."""
         assert self._schedule is not None
         layout, (micro_batches, *_) = self.world.layout, self._schedule[0]
-        found = {"pipeline_bubble": bubble(layout.schedule, layout.pipeline, micro_batches)}
-        return found | ({"pipeline_idle": self.idle} if self.compute.device.type == "cpu" else {})
+        return {"pipeline_bubble": bubble(layout.schedule, layout.pipeline, micro_batches),
+                "pipeline_idle": self.idle.read()}
 
-    def _scheduled(self, micro_batches: int, rows: int, tokens: int) -> tuple[Any, list[_Timed]]:
+    def _scheduled(self, micro_batches: int, rows: int, tokens: int) -> Any:
         """torch's schedule for updates of this shape; one is kept, as it holds the buffers for what is received."""
         key = (micro_batches, rows, tokens)
         if self._schedule is not None and self._schedule[0] == key:
-            return self._schedule[1:]
+            return self._schedule[1]
         self._schedule = None
         kind, held = SCHEDULES[self.world.layout.schedule]
         # Shapes are known beforehand: torch would find them out by an extra pass, whose tokens experts would count.
@@ -205,10 +217,10 @@ class Pipeline:
         ticket, loss = torch.empty(1, device="meta"), torch.empty(1, device="meta", requires_grad=True)
         stages = [_Timed(stage, stage.index, self.count, self.compute.device,
                          input_args=ticket if stage.first else sent, output_args=loss if stage.last else sent,
-                         group=self.world.group("pipeline")) for stage in self.stages]
+                         group=self.world.group("pipeline")).by(self.idle) for stage in self.stages]
         schedule = kind(stages if held > 1 else stages[0], micro_batches, loss_fn=_as_it_is, scale_grads=False)
-        self._schedule = key, schedule, stages
-        return schedule, stages
+        self._schedule = key, schedule
+        return schedule
 
     def _shape(self, rows: int, tokens: int) -> tuple[int, int, int]:
         """Of what is sent: beside `tensor`, every process has a stretch of each row between blocks."""
@@ -313,28 +325,22 @@ class Pipeline:
 class _Timed(PipelineStage):
     """A stage whose passes are timed."""
 
-    seconds = 0.0
+    def by(self, idle: Idle) -> _Timed:
+        """Tell this one."""
+        self.idle = idle
+        return self
 
     def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
-        return self._spent(super().forward_one_chunk, *args, **kwargs)
+        with self.idle.work():
+            return super().forward_one_chunk(*args, **kwargs)
 
     def backward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
-        return self._spent(super().backward_one_chunk, *args, **kwargs)
+        with self.idle.work():
+            return super().backward_one_chunk(*args, **kwargs)
 
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
-        return self._spent(super().backward_weight_one_chunk, *args, **kwargs)
-
-    def taken(self) -> float:
-        """Seconds since the last call."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
-
-    def _spent(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            self.seconds += time.perf_counter() - began
+        with self.idle.work():
+            return super().backward_weight_one_chunk(*args, **kwargs)
 
 
 def _as_it_is(loss: Tensor, target: Tensor) -> Tensor:

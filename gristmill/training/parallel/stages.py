@@ -7,13 +7,14 @@ model's own: block 7 is `blocks.7` wherever it lies.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from gristmill.core.errors import UserError
 from gristmill.models.decoder import Decoder
@@ -21,7 +22,7 @@ from gristmill.models.layers.moe import expert_layers, recorded
 from gristmill.objectives.base import Batch, Objective
 from gristmill.objectives.moe_losses import BALANCE, RouterLosses, Z, balance_loss, z_loss
 from gristmill.planning.anatomy import anatomy
-from gristmill.training.accumulate import add
+from gristmill.training.accumulate import Everything, Part, add
 from gristmill.training.device import Compute
 from gristmill.training.micro_batch import Metrics, Sums
 
@@ -140,7 +141,7 @@ class Stage(nn.Module):
         self.objective, self.compute, self.share = objective, compute, share
         self.first, self.last = index == 0, index == count - 1
         self.index = index
-        self.part: Callable[[Batch], Batch] = lambda batch: batch
+        self.part: Part = Everything()
         """What of a batch this process sees (context parallelism)."""
         self.begin((), {})
 
@@ -196,6 +197,17 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return gradient, torch.ones((), **ctx.options)
+
+
+def goes_back_from_functions() -> bool:
+    """Whether torch can begin a backward pass at the node of an `autograd.Function`: 2.11 cannot."""
+    x = torch.ones((), requires_grad=True)
+    node = _Beside.apply(x, x).grad_fn
+    try:
+        torch.autograd.grad([GradientEdge(node, 0)], [x], [torch.ones(())])
+    except RuntimeError:
+        return False
+    return True
 
 
 # -- cutting a model ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class VocabularyLoss:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def __call__(
-        self, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK, *, bias: Tensor | None = None,
+        self, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None, *, bias: Tensor | None = None,
         label_smoothing: float = 0.0, z_loss: float = 0.0, soft_cap: float | None = None,
     ) -> HeadLoss:
         """hidden (tokens, dim), the same on all processes, plain or a DTensor; head (vocab, dim) and bias (vocab,)
@@ -41,7 +41,7 @@ class VocabularyLoss:
         if not bool(kept.all()):
             hidden, targets = hidden[kept], targets[kept]
         # Logits of a chunk take the memory that they take in one process.
-        options = Options(label_smoothing, z_loss, soft_cap, chunk * self.size)
+        options = Options(label_smoothing, z_loss, soft_cap, (chunk or CHUNK) * self.size)
         return HeadLoss(*_Loss.apply(hidden, weight, targets, own_bias, options, self))
 
 

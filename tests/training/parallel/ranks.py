@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
 import os
 import pickle
 import tempfile
@@ -28,8 +27,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gristmill.training.parallel import Layout, World
+from tests.processes import forkserver
+from tests.shared import HANG
 
-START_SECONDS = 120.0
+START_SECONDS = HANG
 
 
 class RanksFailed(AssertionError):
@@ -40,10 +41,8 @@ class Ranks:
     """`size` processes that wait for functions to run."""
 
     def __init__(self, size: int) -> None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         self.folder = tempfile.TemporaryDirectory(prefix="ranks")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed.tensor.parallel", "torch.distributed.fsdp"])
+        context = forkserver()
         store = str(Path(self.folder.name) / "store")
         self.connections: list[Connection] = []
         self.processes = []
@@ -87,7 +86,7 @@ class Ranks:
             with contextlib.suppress(Exception):
                 process.kill()
         for process in self.processes:
-            process.join(5)
+            process.join()
         for connection in self.connections:
             connection.close()
         self.folder.cleanup()
@@ -96,7 +95,7 @@ class Ranks:
 _kept: dict[int, Ranks] = {}
 
 
-def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: float = 120.0, fresh: bool = False) -> list:
+def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: float = HANG, fresh: bool = False) -> list:
     """`function(rank, *args)` on `size` processes -> results by rank.
 
     fresh: new processes that end afterwards, for what closes the process group or dies on purpose.

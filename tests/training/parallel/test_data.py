@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
 from gristmill.objectives.causal_lm import CausalLM
-from gristmill.training.parallel import Layout
+from gristmill.training.device import Compute
+from gristmill.training.parallel import Layout, apply
 from gristmill.training.parallel import data as data_parallel
-from gristmill.training.parallel.apply import parallelise
-from tests.training.parallel.parity import COMPUTE, differences, made, rows, tiny, together, worst
+from gristmill.training.parallel.apply import Settings, parallelise
+from tests.training.parallel.parity import COMPUTE, compare, differences, gradients, made, rows, tiny, together, worst
 from tests.training.parallel.ranks import Collectives, run_ranks, world_of
 
 CONFIGS = {
@@ -112,6 +115,61 @@ def _names(rank: int, text: str) -> list[str]:
 def test_parameters_keep_their_names(layout):
     expected = [name for name, _ in made(tiny()).named_parameters()]
     assert run_ranks(_names, 2, layout) == [expected, expected]
+
+
+def _in_bf16(rank: int, text: str, name: str, micro: int) -> tuple[float, dict[str, torch.Tensor], dict[str, int]]:
+    """The loss, every gradient and what was sent, with bf16 inside."""
+    config, objective, world = CONFIGS[name], CausalLM(), world_of(Layout.parse(text))
+    model = made(config)
+    passes = parallelise(model, objective, None, world, Compute(torch.device("cpu"), torch.bfloat16, 1))
+    batch = rows(config)
+    together(passes, objective, batch, world, micro)
+    model.zero_grad()
+    with Collectives() as seen:
+        loss = together(passes, objective, batch, world, micro)
+    return loss, gradients(model), dict(seen.counts)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "value embeddings"])
+def test_in_bf16_shares_compute_what_copies_compute_bit_for_bit(name, micro):
+    """Norms and routers stay in fp32, and no message is sent for them."""
+    copies, shares = (run_ranks(_in_bf16, 2, layout, name, micro)[0] for layout in ("replicate=2", "shard=2"))
+    assert shares[0] == copies[0]
+    assert shares[1].keys() == copies[1].keys()
+    assert [n for n, gradient in shares[1].items() if not torch.equal(gradient, copies[1][n])] == []
+    groups = CONFIGS[name].layers + 1
+    assert shares[2] == {"allgather_base": groups * micro, "reduce_scatter_base": groups, "allreduce": REPORTED}
+
+
+def test_in_bf16_stages_of_shares_compute_what_stages_of_copies_compute():
+    copies, shares = (run_ranks(_in_bf16, 4, f"pipeline=2,{axis}=2", "experts", 2) for axis in ("replicate", "shard"))
+    for (loss, found, _), (expected, reference, _) in zip(shares, copies, strict=True):
+        assert loss == expected
+        assert found.keys() == reference.keys()
+        assert [n for n, gradient in found.items() if not torch.equal(gradient, reference[n])] == []
+
+
+def _compiled(rank: int, text: str, name: str) -> dict[str, float]:
+    def traced(model: torch.nn.Module) -> None:
+        for block in model.blocks:  # type: ignore[union-attr]
+            block.compile(backend="aot_eager", dynamic=False)
+
+    with mock.patch.object(apply, "compile_blocks", traced):
+        return differences(Layout.parse(text), CONFIGS[name], 2, rounds=2, settings=Settings(compile=True))
+
+
+@pytest.mark.parametrize("name", ["tied, GQA, qk-norm", "experts"])
+def test_compiled_blocks_find_what_is_gathered_around_them(name):
+    found = worst(run_ranks(_compiled, 2, "shard=2", name))
+    assert found[1] < 1e-6, found
+
+
+def test_tables_of_value_embeddings_are_rounded():
+    """The one exception: 1e-2 of a gradient, in the first update."""
+    copies, shares = (run_ranks(_in_bf16, 2, layout, "value embeddings", 1)[0] for layout in ("replicate=2", "shard=2"))
+    assert shares[0] == pytest.approx(copies[0], rel=1e-4)
+    assert max(compare(shares[1], copies[1]).values()) < 3e-2
 
 
 def _after_scoring(rank: int, text: str) -> tuple[float, float, float]:

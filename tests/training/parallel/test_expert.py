@@ -199,6 +199,32 @@ def with_checkpointing(rank: int) -> float:
     return max(far(found[n], reference[n]) for n in reference)
 
 
+def compiled(rank: int) -> tuple[float, list[int]]:
+    """Blocks that are compiled, on windows of other loads: the worst gradient, and how many graphs there are."""
+    graphs, counts = [], []
+
+    def kept(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model, world, alone, worst = model_of("mixtral"), world_of(Layout(shard=2, expert=2)), World.alone(), 0.0
+    oracle = model_of("mixtral")
+    oracle_passes = spread(oracle, alone)
+    for block in model.blocks:
+        block.compile(backend=kept, dynamic=False)
+    objective, passes = spread(model, world)
+    for step in range(3):
+        window = window_of(step)
+        update(*oracle_passes, alone, window)
+        update(objective, passes, world, window)
+        expected = gradients(oracle)
+        worst = max(worst, *(far(value, expected[n]) for n, value in gradients(model).items()))
+        model.zero_grad()
+        oracle.zero_grad()
+        counts.append(len(graphs))
+    return worst, counts
+
+
 def in_bf16(rank: int) -> tuple[Tensor, set[torch.dtype]]:
     world = world_of(Layout(shard=2, expert=2))
     model = model_of("mixtral")
@@ -264,6 +290,13 @@ def test_the_loop_over_experts():
 
 def test_activations_made_again():
     assert max(run_ranks(with_checkpointing, 2)) < 1e-6
+
+
+def test_compiled_blocks_leave_the_exchange_out():
+    for worst, counts in run_ranks(compiled, 2):
+        assert worst < 1e-6
+        assert counts[0] > 0
+        assert counts == counts[:1] * 3, "other loads are compiled anew"
 
 
 def test_bf16_is_sent_as_bf16():

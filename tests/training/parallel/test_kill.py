@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.shared import HANG, wait_for
 from tests.training.parallel import kill_trials
 from tests.training.parallel.kill_trials import STEPS, lines, read_rows
 
@@ -51,7 +51,7 @@ def assert_undisturbed(found: dict[str, Any], kills: int) -> None:
 @pytest.mark.slow
 def test_three_kills_change_nothing(tmp_path):
     """Thirty more in `make verify`."""
-    found = run_trials(tmp_path, 3, 1, timeout=280)
+    found = run_trials(tmp_path, 3, 1, timeout=HANG)
     assert_undisturbed(found, 3)
     assert found["loss_at_end"] < 0.9 * found["loss_at_start"]  # there was something to disturb
 
@@ -84,14 +84,9 @@ def torchrun(folder: Path, *options: str, said: Path, **variables: str) -> subpr
             env=environment() | variables, cwd=ROOT, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
 
 
-def wait_for_step(folder: Path, step: int, processes: list[subprocess.Popen], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if any(record["step"] >= step for record in lines(folder / "trace.jsonl")):
-            return
-        assert all(process.poll() is None for process in processes), said_by(folder)
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached within {seconds:g} s\n{said_by(folder)}")
+def wait_for_step(folder: Path, step: int, processes: list[subprocess.Popen]) -> None:
+    wait_for(lambda: any(record["step"] >= step for record in lines(folder / "trace.jsonl")),
+             lambda: all(process.poll() is None for process in processes), lambda: said_by(folder))
 
 
 def said_by(folder: Path) -> str:
@@ -122,14 +117,15 @@ def end(folder: Path, processes: list[subprocess.Popen]) -> None:
             os.kill(number, signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_torchrun_starts_lost_processes_again_from_the_last_checkpoint(tmp_path):
+    """In the suite tests/lifecycle/test_processes.py has torchrun start a killed training again."""
     process = torchrun(tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
                        said=tmp_path / "torchrun.log")
     try:
         wait_for_step(tmp_path, 8, [process])
         os.kill(started(tmp_path)[-1][0], signal.SIGKILL)
-        assert process.wait(250) == 0, said_by(tmp_path)
+        assert process.wait(HANG) == 0, said_by(tmp_path)
     finally:
         end(tmp_path, [process])
     assert [about["size"] for _, about in started(tmp_path)] == [2, 2, 2, 2]  # both are started again
@@ -146,7 +142,7 @@ def test_a_lost_machine_leaves_a_smaller_world_that_goes_on(tmp_path):
                "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "kill", "--local-addr", "127.0.0.1",
                "--rdzv-conf", "last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=3"]
     first = torchrun(tmp_path, *options, said=tmp_path / "first.log", **FRESH_STORE)
-    time.sleep(2)  # the first one holds the store in which they meet
+    wait_for(lambda: listening(port), lambda: first.poll() is None)  # the first one holds the store where they meet
     second = torchrun(tmp_path, *options, said=tmp_path / "second.log", **FRESH_STORE)
     try:
         wait_for_step(tmp_path, 6, [first, second])
@@ -156,11 +152,16 @@ def test_a_lost_machine_leaves_a_smaller_world_that_goes_on(tmp_path):
         for number, _ in both:
             if child_of(number) != first.pid:
                 os.kill(number, signal.SIGKILL)
-        assert first.wait(300) == 0, said_by(tmp_path)
+        assert first.wait(HANG) == 0, said_by(tmp_path)
     finally:
         end(tmp_path, [first, second])
     assert [about["size"] for _, about in started(tmp_path)][-1] == 1, said_by(tmp_path)
     assert_whole(tmp_path)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as there:
+        return there.connect_ex(("127.0.0.1", port)) == 0
 
 
 def child_of(number: int) -> int:
