@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 import toy_stages
@@ -132,19 +131,14 @@ def test_doctor_and_version_and_schema_print_json(call, tmp_path):
     assert "toy_model" in json.loads(out.read_text())["$defs"]
 
 
-def test_the_start_is_fast_and_imports_nothing_heavy():
+def test_the_start_imports_nothing_heavy():
     code = ("import sys, gristmill.cli.app; "
             "heavy = {'torch', 'pydantic', 'numpy', 'fastapi', 'yaml', 'nicegui', 'pyarrow'} & set(sys.modules); "
             "print(sorted(heavy))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "gristmill", "--help"], capture_output=True, text=True)
-        times.append(time.monotonic() - began)
-        assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-m", "gristmill", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
     assert "run" in done.stdout
-    assert min(times) < 1.5  # about 0.2 s; room for a machine that does other things
 
 
 def test_errors_leave_a_process_with_their_code(tmp_path):

@@ -14,6 +14,22 @@ from gristmill.core.errors import Interrupted
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
 
+class Clock:
+    """Stands still until it is put on: how long this computer takes from one signal to the next says nothing."""
+
+    now = 5.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(interrupt, "time", made)
+    return made
+
+
 def tell(number: int) -> None:
     os.kill(os.getpid(), number)
     time.sleep(0.001)  # a handler runs between two instructions
@@ -70,8 +86,7 @@ def test_a_stop_that_nobody_acted_on_is_raised_at_the_end():
         work()
 
 
-def test_a_second_ctrl_c_stops_at_once_even_in_a_step(monkeypatch):
-    monkeypatch.setattr(interrupt, "FORWARDED", 0.5)
+def test_a_second_ctrl_c_stops_at_once_even_in_a_step(clock):
     reached = []
 
     @interrupt.handlers()
@@ -80,7 +95,7 @@ def test_a_second_ctrl_c_stops_at_once_even_in_a_step(monkeypatch):
         tell(INT)
         tell(INT)  # the same one, passed on by a parent
         reached.append("still in the step")
-        time.sleep(0.6)
+        clock.now += 2 * interrupt.FORWARDED
         tell(INT)
         reached.append("never")
 
@@ -108,13 +123,12 @@ def test_among_several_processes_a_second_ctrl_c_is_no_order_of_its_own(monkeypa
     assert steps == 3
 
 
-def test_a_stop_that_got_lost_can_be_repeated_later(monkeypatch):
-    monkeypatch.setattr(interrupt, "PATIENCE", 0.02)
+def test_a_stop_that_got_lost_can_be_repeated_later(clock):
     with interrupt.handlers():
         with pytest.raises(Interrupted):
             tell(TERM)
         tell(TERM)
-        time.sleep(0.03)
+        clock.now += 2 * interrupt.PATIENCE
         with pytest.raises(Interrupted):
             tell(TERM)
 

@@ -1,9 +1,8 @@
 import errno
 import json
+import os
 import random
-import subprocess
-import sys
-import time
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from gristmill.data.documents import REJECTS_SCHEMA, SCHEMA, iterate_documents, 
 from gristmill.data.sources import Files, PythonStdlib
 from gristmill.data.split import Split
 from gristmill.data.stage import Data, Dedup, Evaluations
+from tests.processes import start
+from tests.shared import wait_for
 
 WORDS = ["the", "of", "and", "to", "with", "that", "have", "be", "garden", "river", "stone", "light", "quiet"]
 
@@ -300,34 +301,32 @@ def test_damaged_and_missing_shards_are_named(texts: Path, tmp_path: Path) -> No
         list(iterate_documents(tmp_path / "out", "train"))
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from gristmill.core.stage import Runtime, StageContext
-from gristmill.data import units
-from gristmill.data.sources import PythonStdlib
-from gristmill.data.stage import Data
-
-units.UNIT_BYTES = 1_000_000
-work = Path(sys.argv[1])
-context = StageContext(name="t/corpus@1", seed=1, work=work, cache=work, runtime=Runtime(workers=2))
-Data(sources=[PythonStdlib()], limit_mb=2).run(context)
-"""
+def two_megabytes(work: Path) -> None:
+    """In a process of its own."""
+    units.UNIT_BYTES = 1_000_000
+    context = StageContext(name="t/corpus@1", seed=1, work=work, cache=work, runtime=Runtime(workers=2))
+    Data(sources=[PythonStdlib()], limit_mb=2).run(context)
 
 
 @pytest.mark.slow
 def test_kill_9_with_workers(tmp_path: Path) -> None:
-    """A real SIGKILL at several moments; the last run is left alone."""
+    """A real SIGKILL of it and its workers when something more is there; the last run is left alone."""
     folder = tmp_path / "killed"
     folder.mkdir()
-    for seconds in (0.7, 1.2, 1.6):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
-        time.sleep(seconds)
-        process.kill()
-        process.wait()
+
+    def there() -> int:
+        return sum(1 for _ in folder.rglob("*"))
+
+    for more in (2, 4, 8):
+        process, before = start(two_megabytes, folder, session=True), there()
+        wait_for(lambda before=before, more=more, alive=process.alive: there() >= before + more or not alive())
+        if process.alive():
+            os.killpg(process.pid, signal.SIGKILL)
+        process.ended()
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir(exist_ok=True)
-        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=True)
+        process = start(two_megabytes, tmp_path / name)
+        assert process.ended() == 0, process.err
     assert digest_folder(tmp_path / "killed") == digest_folder(tmp_path / "whole")
 
 

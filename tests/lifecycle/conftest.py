@@ -1,13 +1,15 @@
 """A whole life, tiny: modules of the standard library, a model of a few thousand parameters, seconds a stage."""
 
+import importlib
 import inspect
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.processes import run_command
 
 MODULES = ("argparse", "ast", "base64", "bisect", "calendar", "cmd", "code", "codecs", "collections", "configparser",
            "contextlib", "copy", "csv", "dataclasses", "difflib", "enum", "fractions", "functools", "gettext", "glob",
@@ -18,7 +20,7 @@ MODULES = ("argparse", "ast", "base64", "bisect", "calendar", "cmd", "code", "co
 
 RECIPE = """
 name: tiny
-seed: {seed}
+seed: 7
 stages:
   corpus:
     uses: data
@@ -64,34 +66,27 @@ stages:
 """
 
 
+
+def write_recipe(folder: Path, modules: Sequence[str] = MODULES, stages: Sequence[str] = (), **changes: dict) -> Path:
+    """tiny.yaml in the folder, beside the texts of these modules. stages: only these. changes: by stage."""
+    rows = [{"text": inspect.getsource(importlib.import_module(name)), "id": name} for name in modules]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = yaml.safe_load(RECIPE.format(texts=folder / "texts.jsonl"))
+    recipe["stages"] = {name: stage | changes.get(name, {}) for name, stage in recipe["stages"].items()
+                        if not stages or name in stages}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return folder / "tiny.yaml"
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
     """A recipe from raw text to a release that runs in well under a minute."""
-    import importlib
-
-    folder = tmp_path_factory.mktemp("tiny")
-    rows = [{"text": inspect.getsource(importlib.import_module(name)), "id": name} for name in MODULES]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    recipe = folder / "tiny.yaml"
-    recipe.write_text(RECIPE.format(seed=7, texts=folder / "texts.jsonl"))
-    return recipe
-
-
-def gristmill(*arguments: object, timeout: float = 240, check: bool = True) -> subprocess.CompletedProcess:
-    """Run the command as a user would."""
-    done = subprocess.run([sys.executable, "-m", "gristmill", *map(str, arguments)], capture_output=True, text=True,
-                          timeout=timeout, check=False, env=environment())
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return write_recipe(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe, tmp_path_factory) -> Path:
     """The finished, undisturbed run."""
     runs = tmp_path_factory.mktemp("runs")
-    gristmill("run", tiny_recipe, "--runs-dir", runs)
+    run_command("run", tiny_recipe, "--runs-dir", runs)
     return runs / "tiny"

@@ -17,8 +17,9 @@ import torch
 import gristmill
 from gristmill.core.files import read_jsonl
 from gristmill.data.python_code import functions
+from gristmill.pipeline.status import run_status
 from tests.lifecycle.conftest import MODULES
-from tests.lifecycle.conftest import gristmill as command
+from tests.processes import run_command
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 TEXT = ("stages.corpus.sources=[{{kind: files, path: '{texts}', language: python}}]",
@@ -89,9 +90,9 @@ def texts(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_ready_recipe_runs_to_its_end_and_learns(name, texts, tmp_path):
     ready = RECIPES[name]
-    command("run", FOLDER / f"{name}.yaml", "--runs-dir", tmp_path,
-            *(word for override in ready.overrides for word in ("--set", override.format(**texts))))
-    status = json.loads(command("status", tmp_path / name, "--json").stdout)
+    run_command("run", FOLDER / f"{name}.yaml", "--runs-dir", tmp_path, "--no-report",
+                *(word for override in ready.overrides for word in ("--set", override.format(**texts))))
+    status = run_status(tmp_path / name)
     assert {stage["name"]: stage["state"] for stage in status["stages"]} == dict.fromkeys(ready.stages, "done")
 
     evaluations = read_jsonl(tmp_path / name / "artifacts" / "base@1" / "evaluations.jsonl")

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from gristmill.core.files import read_json, read_jsonl
-from tests.lifecycle.conftest import MODULES, environment
-from tests.lifecycle.conftest import gristmill as command
+from tests.lifecycle.conftest import MODULES, write_recipe
+from tests.processes import run_command
+from tests.shared import HANG, wait_for
 
-RECIPE = """
-name: tiny
-seed: 7
-stages:
-  corpus:
-    uses: data
-    sources: [{{kind: files, path: "{texts}", language: python}}]
-    filter: {{preset: none}}
-    split: {{valid: 0.15, test: 0.15}}
-  tokenizer: {{uses: tokenizer, corpus: corpus, vocab_size: 512}}
-  base:
-    uses: pretrain
-    corpus: corpus
-    tokenizer: tokenizer
-    model: {{depth: 1, dim: 64, heads: 2, context: 160}}
-    budget: {{steps: 60}}
-    batch: 8
-    validation_tokens: 500
-    training: {{evaluations: 2, checkpoint_seconds: 0.2, optimizer: {{kind: adamw, learning_rate: 1.0e-3}}}}
-  scores: {{uses: evaluate, models: [base], corpus: corpus, max_bytes: 20000, tasks: [perplexity]}}
-"""
 OPTIONS = ("--precision", "fp32", "--compile", "never", "--no-report")
 LAUNCH = ("--on", "torchrun", "--processes", "2", "--restarts", "1", "--submit")
 
@@ -47,18 +23,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    import importlib
-
-    folder = tmp_path_factory.mktemp("processes")
-    rows = [{"text": inspect.getsource(importlib.import_module(name)), "id": name} for name in MODULES[:24]]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "tiny.yaml").write_text(RECIPE.format(texts=folder / "texts.jsonl"))
-    return folder / "tiny.yaml"
+    return write_recipe(
+        tmp_path_factory.mktemp("processes"), MODULES[:24], ("corpus", "tokenizer", "base", "scores"),
+        base={"budget": {"steps": 30}, "training": {"evaluations": 2, "checkpoint_seconds": 0.1, "optimizer": {
+            "kind": "adamw", "learning_rate": 1e-3}}},
+        scores={"models": ["base"], "tasks": ["perplexity"]})
 
 
 @pytest.fixture(scope="module")
 def alone(recipe) -> Path:
-    command("run", recipe, "--runs-dir", recipe.parent / "alone", *OPTIONS)
+    run_command("run", recipe, "--runs-dir", recipe.parent / "alone", *OPTIONS)
     return recipe.parent / "alone" / "tiny"
 
 
@@ -90,36 +64,26 @@ def same(run: Path, reference: Path) -> None:
     assert scores[0].keys() == scores[1].keys()
 
 
-def test_two_processes_make_what_one_makes(recipe, alone):
+def test_two_processes_of_which_one_is_killed_make_what_one_makes(recipe, alone):
+    """All of it on two: each stage, a kill -9 in the middle of the training, and what torchrun starts again."""
     runs = recipe.parent / "two"
-    done = command("launch", recipe, *LAUNCH, "--runs-dir", runs, "--", *OPTIONS)
-    assert done.stderr.count("tiny: the plan") == 1
+    with (recipe.parent / "said").open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-m", "gristmill", "launch", str(recipe), *LAUNCH, "--runs-dir",
+                                    str(runs), "--", *OPTIONS], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                                   stdout=subprocess.DEVNULL, stderr=said)
+    trace = runs / "tiny/work/base/trace.jsonl"
+    wait_for(lambda: trace.exists() and len(read_jsonl(trace)) >= 8, lambda: process.poll() is None,
+             (recipe.parent / "said").read_text)
+    os.kill(with_rank(process.pid, 1), signal.SIGKILL)
+    code, told = process.wait(HANG), (recipe.parent / "said").read_text()
+    assert code == 0, told
+    assert told.count("tiny: the plan") == 2, "one process speaks, in each try"
+    assert "another process of this training is gone" in told or "Interrupted" in told or "SIGTERM" in told
     same(runs / "tiny", alone)
     assert read_json(runs / "tiny/artifacts/base@1/artifact.json")["runtime"]["parallel"] == "auto"
-    again = command("run", recipe, "--runs-dir", runs, *OPTIONS)
+    assert "stage_continued" in [line["event"] for line in read_jsonl(runs / "tiny/log.jsonl")]
+    again = run_command("run", recipe, "--runs-dir", runs, *OPTIONS)
     assert "base: reused" in again.stderr
-
-
-def test_kill_minus_nine_of_one_process_changes_nothing(recipe, alone):
-    runs = recipe.parent / "killed"
-    shutil.copytree(alone, runs / "tiny", ignore=shutil.ignore_patterns("base@1", "scores@1"))
-    before = read_jsonl(runs / "tiny/log.jsonl")
-    process = subprocess.Popen([sys.executable, "-m", "gristmill", "launch", str(recipe), *LAUNCH, "--runs-dir",
-                                str(runs), "--", *OPTIONS], env=environment(), text=True, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL)
-    trace = runs / "tiny/work/base/trace.jsonl"
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None and not (
-            trace.exists() and len(read_jsonl(trace)) >= 12):
-        time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(with_rank(process.pid, 1), signal.SIGKILL)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert "another process of this training is gone" in said or "Interrupted" in said or "SIGTERM" in said
-    same(runs / "tiny", alone)
-    events = [line["event"] for line in read_jsonl(runs / "tiny/log.jsonl")[len(before):]]
-    assert "stage_continued" in events
 
 
 def with_rank(parent: int, rank: int) -> int:

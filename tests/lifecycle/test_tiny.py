@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 import torch
 
 import gristmill
-from tests.lifecycle.conftest import environment
-from tests.lifecycle.conftest import gristmill as command
+from gristmill.core.files import read_json
+from tests.processes import Started, command, run_command, start
+from tests.shared import wait_for
 
 STAGES = ["corpus", "tokenizer", "base", "assistant", "aligned", "scores", "release"]
 
@@ -25,7 +24,7 @@ def digests(run: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_status_lists_every_stage_as_done(tiny_run):
-    status = json.loads(command("status", tiny_run, "--json").stdout)
+    status = json.loads(run_command("status", tiny_run, "--json").stdout)
     assert status["run"] == "tiny"
     assert [s["name"] for s in status["stages"]] == STAGES
     assert {s["state"] for s in status["stages"]} == {"done"}
@@ -35,10 +34,10 @@ def test_status_lists_every_stage_as_done(tiny_run):
 @pytest.mark.slow
 def test_running_again_makes_nothing_and_a_change_makes_only_what_depends_on_it(tiny_run, tiny_recipe):
     before = digests(tiny_run)
-    again = command("run", tiny_recipe, "--runs-dir", tiny_run.parent)
+    again = run_command("run", tiny_recipe, "--runs-dir", tiny_run.parent)
     assert digests(tiny_run) == before
     assert "reuse" in (again.stdout + again.stderr)
-    command("run", tiny_recipe, "--runs-dir", tiny_run.parent, "--set", "stages.assistant.steps=5",
+    run_command("run", tiny_recipe, "--runs-dir", tiny_run.parent, "--set", "stages.assistant.steps=5",
             "--until", "assistant")
     after = digests(tiny_run)
     assert {k: v for k, v in after.items() if k in before} == before
@@ -66,24 +65,30 @@ def test_the_release_is_what_the_run_made(tiny_run):
 
 @pytest.mark.slow
 def test_lineage_goes_back_to_the_source(tiny_run):
-    shown = command("inspect", tiny_run / "artifacts" / "release@1")
+    shown = run_command("inspect", tiny_run / "artifacts" / "release@1")
     for name in ("tiny/corpus@1", "tiny/tokenizer@1", "tiny/base@1", "tiny/assistant@1", "texts.jsonl"):
         assert name in shown.stdout, shown.stdout
 
 
 def killed_run(recipe: Path, runs: Path, seed: int, kills: int) -> int:
-    """Start, kill -9 after a random while, start again; returns how often it was really killed under way."""
+    """Start, kill -9 in the middle of a stage that chance chooses, start again, each time at a later stage; returns how
+    often it was really killed under way."""
     chance, hit = random.Random(seed), 0
-    for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-m", "gristmill", "run", str(recipe), "--runs-dir", str(runs)],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
-                                   start_new_session=True)
-        time.sleep(chance.uniform(3.0, 14.0))
-        if process.poll() is None:
+
+    def at_work(process: Started, at: int) -> bool:
+        """Has it come to this stage, or beyond?"""
+        found = read_json(runs / "tiny" / "run.json") if (runs / "tiny" / "run.json").exists() else {"pid": None}
+        return found["pid"] == process.pid and found["stage"] in STAGES[at:]
+
+    for at in sorted(chance.choices(range(len(STAGES)), k=kills)):
+        process = start(command, "run", str(recipe), "--runs-dir", str(runs), session=True)
+        wait_for(lambda at=at, process=process: at_work(process, at) or not process.alive())
+        time.sleep(chance.random() / 2)
+        if process.alive():
             hit += 1
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    command("run", recipe, "--runs-dir", runs)
+        process.ended()
+    run_command("run", recipe, "--runs-dir", runs)
     return hit
 
 

@@ -10,19 +10,20 @@ import gc
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import toy_stages
+import toy_stages  # noqa: F401  (importing it registers its stages, also in the processes below)
 
 from gristmill.core.files import read_json
 from gristmill.core.hashing import digest_folder
 from gristmill.pipeline import provenance
 from gristmill.pipeline.runner import run
 from gristmill.pipeline.status import run_status
+from tests.processes import start
+from tests.shared import wait_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -152,13 +153,8 @@ def test_death_between_two_recipes(tmp_path, undisturbed):
         assert payload(mine[0]) == payload(undisturbed / "artifacts/base@1")
 
 
-KILLED = """\
-import sys
-sys.path.insert(0, {tests!r})
-import toy_stages
-from gristmill.pipeline.runner import run
-run({recipe!r}, runs_dir={runs!r}, report=False)
-"""
+def run_toys(recipe: dict, runs: Path) -> None:
+    run(recipe, runs_dir=runs, report=False)
 
 
 @pytest.mark.slow
@@ -167,16 +163,12 @@ def test_sigkill_from_outside_at_random_moments(tmp_path):
     reference = tmp_path / "reference"
     in_child(lambda: run(recipe, runs_dir=reference, report=False))
     runs = tmp_path / "runs"
-    code = KILLED.format(tests=str(Path(toy_stages.__file__).parent), recipe=recipe, runs=str(runs))
     chance, killed = random.Random(1), 0
     for _ in range(8):
-        process = subprocess.Popen([sys.executable, "-c", code])
-        deadline = time.monotonic() + 20
-        while process.poll() is None and not (runs / "toy/run.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        process = start(run_toys, recipe, runs)
+        wait_for(lambda process=process: (runs / "toy/run.json").exists() or not process.alive())
         time.sleep(chance.random() * 0.25)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        killed += process.kill() == -signal.SIGKILL
     assert killed
     in_child(lambda: run(recipe, runs_dir=runs, report=False))
     assert payload(runs / "toy/artifacts") == payload(reference / "toy/artifacts")

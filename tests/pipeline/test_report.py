@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report_run import EVIL, FakeRun
 
 from gristmill.core.errors import UserError
 from gristmill.pipeline.report import charts, formatting, lineage_graph, summary_text, write_report
+from tests.pipeline.fake_run import EVIL, FakeRun
 
 SECTIONS = (
     "headline",

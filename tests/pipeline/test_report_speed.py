@@ -45,6 +45,18 @@ def test_an_older_run_has_what_it_had(tmp_path):
     assert speed_facts([]) == []
 
 
+def test_stages_of_a_pipeline_beside_their_schedule(tmp_path):
+    speed = [{"step": s, "data_wait": 0.01, "pipeline_bubble": 0.2, "pipeline_idle": 0.3,
+              **{f"pipeline_idle_{place}": 0.02 * place for place in range(12)}} for s in (2, 3)]
+    *others, waiting = speed_panels(stage(tmp_path), [{"step": 1, "data_wait": 0.2}, *speed])
+    assert len(others) == 3
+    assert waiting.title == "Waiting for other stages, %"
+    assert [(series.name, series.y) for series in waiting.legend] == [
+        (f"stage {place}", pytest.approx([2 * place] * 2)) for place in range(12)]
+    assert [placed.level.name for placed in waiting.levels] == ["by the schedule 20 %"]
+    assert speed_facts(speed) == [("stages waited", "30 % of an update, by the schedule 20 %")]
+
+
 def stage_without(folder):
     return Stage("base", "pretrain", "done", path=folder)
 

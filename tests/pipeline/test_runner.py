@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import toy_stages
 import yaml
 
 import gristmill
-from gristmill.core.errors import InternalError, Interrupted, MachineError, UserError
+from gristmill.core.errors import GristmillError, InternalError, Interrupted, MachineError, UserError
 from gristmill.core.files import read_json, read_jsonl
 from gristmill.core.hashing import digest_folder
 from gristmill.core.progress import Lines
@@ -22,6 +20,8 @@ from gristmill.core.stage import Runtime
 from gristmill.pipeline.runner import run as run_recipe
 from gristmill.pipeline.status import run_status
 from gristmill.recipe import RecipeError
+from tests.processes import start
+from tests.shared import HANG, wait_for
 
 RECIPE = toy_stages.RECIPE
 
@@ -283,36 +283,27 @@ def test_a_stage_may_tell_what_it_reads_besides_its_references(runs, monkeypatch
     assert again.plan.step("corpus").why == "inputs from outside changed"
 
 
-SLOW = textwrap.dedent("""\
-    import sys, time
-    sys.path.insert(0, {tests!r})
-    import toy_stages
-    from gristmill.pipeline.runner import run
-    from gristmill.core.errors import GristmillError, Interrupted
-    real = toy_stages.ToyModel.run
+def run_slowly(runs: Path) -> None:
+    """In a process of its own: a stage that does not end."""
+
     def slow(self, context):
         (context.scratch / "before").write_text("x")
-        print("ready", flush=True)
-        time.sleep(60)
-        return real(self, context)
+        time.sleep(HANG)
+
     toy_stages.ToyModel.run = slow
     try:
-        run(toy_stages.RECIPE, runs_dir={runs!r}, report=False)
+        run_recipe(toy_stages.RECIPE, runs_dir=runs, report=False)
     except (GristmillError, Interrupted) as error:
         print(error, flush=True)
         sys.exit(error.exit_code)
-    """)
 
 
 @pytest.fixture
 def slow_run(runs):
-    code = SLOW.format(tests=str(Path(toy_stages.__file__).parent), runs=str(runs))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    process = start(run_slowly, runs)
+    wait_for((runs / "toy/work/base/.scratch/before").exists, process.alive, lambda: process.err)
     yield process
     process.kill()
-    process.wait()
 
 
 def test_only_one_process_runs_a_recipe(runs, slow_run):
@@ -321,18 +312,16 @@ def test_only_one_process_runs_a_recipe(runs, slow_run):
     assert f"another process is running this recipe (process {slow_run.pid}, since 2" in str(error.value)
     assert states(type("R", (), {"folder": runs / "toy"}))["base"] == "running"
     slow_run.kill()
-    slow_run.wait()
     assert states(type("R", (), {"folder": runs / "toy"}))["base"] == "partial"
     assert "base" in run(runs).ran
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_a_run_politely(runs, slow_run, number, code):
-    slow_run.send_signal(number)
-    out, _ = slow_run.communicate(timeout=20)
-    assert slow_run.returncode == code
-    assert f"stopped by {number.name}" in out
-    assert "it continues" in out
+    slow_run.tell(number)
+    assert slow_run.ended() == code
+    assert f"stopped by {number.name}" in slow_run.out
+    assert "it continues" in slow_run.out
     assert read_json(runs / "toy/run.json")["state"] == "interrupted"
     assert [e["event"] for e in read_jsonl(runs / "toy/log.jsonl")][-1] == "stage_interrupted"
     mark = json.loads((runs / "toy/work/.marks/base.json").read_text())
@@ -344,7 +333,7 @@ def test_signals_end_a_run_politely(runs, slow_run, number, code):
 def test_ctrl_c_inside_python_is_an_interruption_too(runs, monkeypatch):
     def stop(self, context):
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+        time.sleep(HANG)
 
     monkeypatch.setattr(toy_stages.ToyModel, "run", stop)
     with pytest.raises(Interrupted):

@@ -1,4 +1,4 @@
-"""A server process for tests: `python scripted.py '{"folder": ..., ...}'` prints its URL and serves until SIGTERM.
+"""A server process for tests: `main('{"folder": ..., ...}')` prints its URL and serves until SIGTERM.
 
 With "answer" a scripted engine speaks instead of the model: the tests then choose the words, the pace and the faults.
 """
@@ -12,14 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.shared import HANG
+
 
 class ScriptedEngine:
-    """The engine's interface; every request gets `answer`, one character's tokens at a time."""
+    """The engine's interface; every request gets `answer`, one character's tokens at a time. hold: after so many
+    tokens a request waits for the file `gate` (without one for ever, or until it is cut)."""
 
     context = 512
 
-    def __init__(self, tokenizer: Any, slots: int, answer: str, delay: float) -> None:
-        self.tokenizer, self.slots, self.delay = tokenizer, slots, delay
+    def __init__(self, tokenizer: Any, slots: int, answer: str, delay: float, hold: int | None = None,
+                 gate: str = "") -> None:
+        self.tokenizer, self.slots, self.delay, self.hold, self.gate = tokenizer, slots, delay, hold, gate
         self.script = [*tokenizer.encode(answer), tokenizer.eos_id]
         self.live: dict[int, list[Any]] = {}
         self.submitted = 0
@@ -46,6 +50,9 @@ class ScriptedEngine:
         events = []
         for request, state in list(self.live.items()):
             sampling, done, _ = state
+            if self.hold is not None and done >= self.hold and not (self.gate and Path(self.gate).exists()):
+                time.sleep(0.002)
+                continue
             token = self.script[done] if done < len(self.script) else self.tokenizer.eos_id
             state[1] += 1
             finish = "stop" if token in sampling.stop_ids else "length" if done + 1 >= sampling.max_tokens else None
@@ -56,13 +63,14 @@ class ScriptedEngine:
         return events
 
 
-def scripted_model(folder: str | Path, load_seconds: float = 0.0) -> Any:
-    """What the server needs of a LanguageModel, with a real tokenizer."""
+def scripted_model(folder: str | Path, loaded: str = "") -> Any:
+    """What the server needs of a LanguageModel, with a real tokenizer. loaded: a file; it loads until that is there."""
     import torch
 
     from gristmill.tokenizer import Tokenizer
 
-    time.sleep(load_seconds)
+    while loaded and not Path(loaded).exists():
+        time.sleep(0.005)
     return SimpleNamespace(name="tiny", tokenizer=Tokenizer.load(folder), model=torch.nn.Linear(100, 100))
 
 
@@ -77,31 +85,27 @@ def opened(folder: str) -> Any:
     return model
 
 
-def main() -> None:
+def main(settings_json: str) -> None:
+    import torch
+
     from gristmill.core.errors import GristmillError
     from gristmill.serving import Limits, Settings, serve
     from gristmill.serving.settings import hash_keys
 
-    told = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    told = json.loads(settings_json)
     settings = Settings(port=told.get("port", 0), key_digests=hash_keys(told.get("keys", [])),
                         limits=Limits(**told.get("limits", {})), page=told.get("page", False),
-                        state_dir=Path(told["state_dir"]), drain_seconds=told.get("drain_seconds", 20), dtype="fp32")
+                        state_dir=Path(told["state_dir"]), drain_seconds=told.get("drain_seconds", HANG), dtype="fp32")
     scripts: dict[str, Any] = {}
     if "answer" not in told:
         scripts["open_model"] = lambda: opened(told["folder"])
     else:
-        scripts["open_model"] = lambda: scripted_model(told["folder"], told.get("load_seconds", 0.0))
+        scripts["open_model"] = lambda: scripted_model(told["folder"], told.get("loaded", ""))
         scripts["make_engine"] = lambda model, slots: ScriptedEngine(
-            model.tokenizer, slots, told["answer"], told.get("delay", 0.0))
+            model.tokenizer, slots, told["answer"], told.get("delay", 0.0), told.get("hold"), told.get("gate", ""))
     try:
         serve(told["folder"], settings, announce=lambda url: print(url, flush=True), **scripts)
     except GristmillError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
-    main()

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.shared import HANG
+
 PROMPTS = ["def read", "Return the", "héllo 日本", "What does", "import ", "x", "    return self", "0123"]
 CHAT = {"messages": [{"role": "user", "content": "What does it do?"}]}
 
@@ -200,7 +202,7 @@ def test_oversized_bodies_and_headers_are_refused_early(served: Any) -> None:
 
 def test_a_header_without_end_is_answered_and_hung_up_on(served: Any) -> None:
     host, port = served.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=HANG) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: here\r\nx-long: ")
         sent = 0
         while sent < 1_000_000 and not select.select([connection], [], [], 0.05)[0]:  # until the server speaks
@@ -254,7 +256,7 @@ def test_a_failing_engine_is_a_server_error_and_the_server_lives_on(scripted: An
 def test_too_many_requests_are_told_when_to_come_back(scripted: Any) -> None:
     import openai
 
-    running = scripted(delay=0.05, limits={"concurrent": 1, "queue": 1})
+    running = scripted(hold=3, limits={"concurrent": 1, "queue": 1})
     client = running.openai()
     streams = [client.completions.create(model="tiny", prompt="x", stream=True, max_tokens=100) for _ in range(2)]
     with pytest.raises(openai.RateLimitError) as caught:

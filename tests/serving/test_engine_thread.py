@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedEngine, scripted_model
 
 from gristmill.generation import Sampling
 from gristmill.serving.engine_thread import Answer, EngineThread
 from gristmill.serving.errors import ApiError
 from gristmill.serving.settings import Limits
+from tests.serving.scripted import ScriptedEngine, scripted_model
+from tests.shared import HANG
 
 ANSWER = "Return the text of the file."
 
@@ -20,11 +21,11 @@ ANSWER = "Return the text of the file."
 class Rig:
     """An engine thread over a scripted engine."""
 
-    def __init__(self, folder: Path, limits: Limits, answer: str = ANSWER, delay: float = 0.005) -> None:
+    def __init__(self, folder: Path, limits: Limits, answer: str = ANSWER, hold: int | None = None) -> None:
         self.engines: list[ScriptedEngine] = []
 
         def make_engine(model: Any, slots: int) -> ScriptedEngine:
-            self.engines.append(ScriptedEngine(model.tokenizer, slots, answer, delay))
+            self.engines.append(ScriptedEngine(model.tokenizer, slots, answer, 0.001, hold))
             return self.engines[-1]
 
         self.thread = EngineThread(lambda: scripted_model(folder), limits, make_engine=make_engine)
@@ -39,8 +40,8 @@ class Rig:
         return self.thread.submit([(tokenizer.encode(prompt), chosen, stop)] * n)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.002)
@@ -56,7 +57,7 @@ def rig(tokenizer_folder: Path) -> Any:
     rigs: list[Rig] = []
 
     def make(**told: Any) -> Rig:
-        script = {k: told.pop(k) for k in ("answer", "delay") if k in told}
+        script = {k: told.pop(k) for k in ("answer", "hold") if k in told}
         rigs.append(Rig(tokenizer_folder, Limits(**told), **script))
         return rigs[-1]
 
@@ -79,7 +80,7 @@ def test_more_requests_than_slots_are_served_in_turn(rig: Any) -> None:
 
 def test_cancelling_frees_the_slot_at_once_running_or_waiting(rig: Any) -> None:
     async def play() -> None:
-        one = rig(concurrent=1, answer=ANSWER * 20)
+        one = rig(concurrent=1, answer=ANSWER * 20, hold=8)
         await one.ready()
         running, waiting, last = one.ask(3)
         await until(lambda: running.completion_tokens > 2)
@@ -99,7 +100,7 @@ def test_cancelling_frees_the_slot_at_once_running_or_waiting(rig: Any) -> None:
 
 def test_a_full_queue_refuses_all_or_nothing(rig: Any) -> None:
     async def play() -> None:
-        one = rig(concurrent=2, queue=1, answer=ANSWER * 20)
+        one = rig(concurrent=2, queue=1, hold=3)
         await one.ready()
         with pytest.raises(ApiError) as caught:
             one.ask(4)
@@ -171,7 +172,7 @@ def test_a_model_that_cannot_be_loaded_is_reported() -> None:
         thread.submit([])
     assert caught.value.code == "loading"
     thread.start()
-    thread._thread.join(5)
+    thread._thread.join(HANG)
     assert thread.state == "failed"
     assert "no weights here" in str(failures[0])
     with pytest.raises(ApiError) as caught:

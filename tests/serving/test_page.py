@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.shared import HANG
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 KEY = "a-long-secret-key"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -38,7 +40,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(**{"viewport": {"width": 1100, "height": 760}} | options)
         contexts.append((context, urlsplit(running.url).netloc))
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1000 * HANG)
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
         page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).netloc))
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -65,7 +67,7 @@ def settled(page: Any, number: int = 1) -> None:
 
 
 def test_ask_stream_stop_and_answer_again(scripted: Any, visit: Any) -> None:
-    running = scripted(page=True, delay=0.1)
+    running = scripted(page=True, delay=0.02, hold=60)
     page = visit(running)
     page.get_by_text("What shall we write?").wait_for()
     assert "tiny" in page.locator(".model-name").inner_text()
@@ -80,7 +82,7 @@ def test_ask_stream_stop_and_answer_again(scripted: Any, visit: Any) -> None:
     page.wait_for_function(f"document.querySelector('.prose').innerText.length > {short + 20}")  # it grows: streaming
     assert running.metric("requests_running") == 1
     page.keyboard.press("Escape")
-    running.wait_until(lambda: running.metric("requests_running") == 0, 8)  # the engine is really free
+    running.wait_until(lambda: running.metric("requests_running") == 0)  # the engine is really free
     settled(page)
     assert "stopped" in page.locator(".measure").inner_text()
     page.get_by_role("button", name="Answer again").click()
@@ -147,13 +149,13 @@ def test_what_the_model_says_cannot_act(scripted: Any, visit: Any) -> None:
 
 
 def test_closing_the_tab_frees_the_engine(scripted: Any, visit: Any) -> None:
-    running = scripted(page=True, delay=0.2)
+    running = scripted(page=True, hold=5)
     page = visit(running)
     ask(page, "x")
     page.locator(".answer.writing").wait_for()
     assert running.metric("requests_running") == 1
     page.close()
-    running.wait_until(lambda: running.metric("requests_running") == 0, 20)
+    running.wait_until(lambda: running.metric("requests_running") == 0)
 
 
 def test_settings_reach_the_model_and_the_theme_stays(scripted: Any, visit: Any) -> None:

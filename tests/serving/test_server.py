@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,9 @@ import pytest
 from gristmill.core.errors import MachineError, UserError
 from gristmill.serving.server import bind, serve
 from gristmill.serving.settings import Settings
+from tests.processes import start
+from tests.serving.scripted import main
+from tests.shared import HANG
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 KEY = "a-long-secret-key"
@@ -41,8 +42,8 @@ def test_an_unknown_host_and_a_missing_folder_are_refused(tmp_path: Path) -> Non
         bind("no.such.host.invalid", 0)
 
 
-def test_health_answers_while_the_model_loads(scripted: Callable[..., Any]) -> None:
-    running = scripted(load_seconds=1.5, wait=False)
+def test_health_answers_while_the_model_loads(scripted: Callable[..., Any], tmp_path: Path) -> None:
+    running = scripted(loaded=str(tmp_path / "loaded"), wait=False)
     running.wait_until(lambda: reachable(running.url))
     with running.client() as client:
         health = client.get("/health")
@@ -50,57 +51,60 @@ def test_health_answers_while_the_model_loads(scripted: Callable[..., Any]) -> N
         refused = client.post("/v1/chat/completions", json=CHAT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "loading")
         assert "retry-after" in refused.headers
+        (tmp_path / "loaded").touch()
         running.wait_until(lambda: running.health() == "ready")
         assert client.get("/health").status_code == 200
 
 
 def reachable(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code in (200, 503)
+        return httpx.get(f"{url}/health", timeout=HANG, trust_env=False).status_code in (200, 503)
     except httpx.TransportError:
         return False
 
 
-def test_sigterm_lets_running_answers_finish_and_refuses_new_ones(scripted: Callable[..., Any]) -> None:
-    running = scripted("Return the text of the file. " * 4, delay=0.02)
+def test_sigterm_lets_running_answers_finish_and_refuses_new_ones(scripted: Callable[..., Any],
+                                                                  tmp_path: Path) -> None:
+    running = scripted("Return the text of the file. " * 4, hold=3, gate=str(tmp_path / "gate"))
     body = CHAT | {"stream": True}
     with running.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as stream:
         lines = stream.iter_lines()
         next(lines)
-        running.process.send_signal(signal.SIGTERM)
+        running.process.tell(signal.SIGTERM)
         running.wait_until(lambda: running.health() == "draining")
-        refused = httpx.post(f"{running.url}/v1/chat/completions", json=CHAT, trust_env=False)
+        refused = httpx.post(f"{running.url}/v1/chat/completions", json=CHAT, timeout=HANG, trust_env=False)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert int(refused.headers["retry-after"]) > 0
+        (tmp_path / "gate").touch()
         events = [line for line in lines if line.startswith("data: ")]
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[-2][6:])["choices"][0]["finish_reason"] == "stop"
-    assert running.process.wait(15) == 0
+    assert running.process.ended() == 0
 
 
 def test_what_runs_too_long_after_sigterm_is_cut_with_a_reason(scripted: Callable[..., Any]) -> None:
-    running = scripted(delay=0.05, drain_seconds=0.5)
+    running = scripted(hold=3, drain_seconds=0.5)
     body = CHAT | {"stream": True}
     with running.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as stream:
         lines = stream.iter_lines()
         next(lines)
-        running.process.send_signal(signal.SIGTERM)
+        running.process.tell(signal.SIGTERM)
         events = [line for line in lines if line.startswith("data: ")]
     assert json.loads(events[-2][6:])["choices"][0]["finish_reason"] == "length"
-    assert running.process.wait(15) == 0
+    assert running.process.ended() == 0
 
 
 def test_a_time_limit_ends_requests(scripted: Callable[..., Any]) -> None:
-    running = scripted(delay=0.05, limits={"request_seconds": 0.5})
+    running = scripted(hold=3, limits={"request_seconds": 0.5})
     with running.client() as client:
         body = client.post("/v1/chat/completions", json=CHAT).json()
     assert body["choices"][0]["finish_reason"] == "length"
-    assert 0 < body["usage"]["completion_tokens"] < 30
+    assert body["usage"]["completion_tokens"] <= 3
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_client_that_leaves_frees_its_slot(scripted: Callable[..., Any], streamed: bool) -> None:
-    running = scripted(delay=0.2, limits={"concurrent": 1, "queue": 1})
+    running = scripted(hold=2, limits={"concurrent": 1, "queue": 1})
     address = httpx.URL(running.url)
     body = json.dumps(CHAT | {"stream": streamed}).encode()
     head = (f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.host}:{address.port}\r\n"
@@ -113,7 +117,7 @@ def test_a_client_that_leaves_frees_its_slot(scripted: Callable[..., Any], strea
     running.wait_until(lambda: running.metric("requests_running") == 1 and running.metric("requests_waiting") == 1)
     for connection in connections:
         connection.close()
-    running.wait_until(lambda: running.metric("requests_running") == running.metric("requests_waiting") == 0, 8)
+    running.wait_until(lambda: running.metric("requests_running") == running.metric("requests_waiting") == 0)
     with running.client() as client:
         assert 'answers_total{reason="cancelled"} 2' in client.get("/metrics").text
 
@@ -131,14 +135,12 @@ def test_the_manifest_tells_all_but_the_keys(scripted: Callable[..., Any]) -> No
     assert manifest["settings"]["keys"] == 1
     assert running.stop() == 0
     assert "stopped" in json.loads(path.read_text())
-    assert KEY not in "".join(running.errors)
+    assert KEY not in running.errors
 
 
 def test_a_folder_that_is_no_model_ends_the_server_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     told = {"folder": str(tmp_path), "state_dir": str(tmp_path / "state")}
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("scripted.py")), json.dumps(told)], text=True,
-                          capture_output=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
-                          env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"})
-    assert done.returncode in (2, 70), done.stderr
-    assert "Traceback" not in done.stderr
+    done = start(main, json.dumps(told))
+    assert done.ended() in (2, 70), done.err
+    assert "Traceback" not in done.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -18,13 +17,14 @@ import httpx
 import pytest
 
 from gristmill.cli.chat import Settings
+from tests.shared import HANG, wait_for
 
 ROOT = Path(__file__).parents[2]
 GRISTMILL = [sys.executable, "-c", "from gristmill.cli import main; main()"]
 
 
 def gristmill(*arguments: str, stdin: str = "", environment: dict[str, str] | None = None) -> Any:
-    return subprocess.run([*GRISTMILL, *arguments], input=stdin, text=True, capture_output=True, timeout=200, cwd=ROOT,
+    return subprocess.run([*GRISTMILL, *arguments], input=stdin, text=True, capture_output=True, timeout=HANG, cwd=ROOT,
                           check=False, env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}))
 
 
@@ -61,11 +61,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model: Path) -> None:
     os.close(follower)
     seen = b""
 
-    def wait_for(text: bytes, interrupting: bool = False) -> None:
+    def read_until(text: bytes, interrupting: bool = False) -> None:
         """Read until `text`. A signal that meets readline just before it waits is only seen with the next one, so that
         an impatient user presses again, and so do we."""
         nonlocal seen
-        until = time.monotonic() + 150
+        until = time.monotonic() + HANG
         while text not in seen:
             assert time.monotonic() < until, seen
             if interrupting and not select.select([leader], [], [], 1.0)[0]:
@@ -75,19 +75,23 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model: Path) -> None:
         seen = seen.split(text, 1)[1]
 
     try:
-        wait_for(b"you > ")
+        read_until(b"you > ")
         process.send_signal(signal.SIGINT)
-        wait_for(b"/quit leaves", interrupting=True)
-        wait_for(b"you > ")
+        read_until(b"/quit leaves", interrupting=True)
+        read_until(b"you > ")
         os.write(leader, b"Hello\n")
-        wait_for(b"bot > ")
+        read_until(b"bot > ")
         process.send_signal(signal.SIGINT)
-        wait_for(b"you > ", interrupting=True)
-        for _ in range(10):  # a late signal takes the line that was being typed with it
-            os.write(leader, b"/quit\n")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-                break
+        read_until(b"you > ", interrupting=True)
+        asked = [0.0]
+
+        def left() -> bool:  # a late signal takes the line that was being typed with it
+            if process.poll() is None and time.monotonic() - asked[0] > 5:
+                asked[0] = time.monotonic()
+                os.write(leader, b"/quit\n")
+            return process.poll() is not None
+
+        wait_for(left)
         assert process.returncode == 0
     finally:
         process.kill()
@@ -103,16 +107,14 @@ def test_serve_prints_where_it_is_and_a_command_that_works(tiny_model: Path, tmp
     try:
         assert process.stdout
         told = json.loads(process.stdout.readline())
-        until = time.monotonic() + 150
-        while httpx.get(f"{told['url']}/health", trust_env=False).json()["status"] != "ready":
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        made = httpx.post(f"{told['api']}/chat/completions", trust_env=False, timeout=30,
+        wait_for(lambda: httpx.get(f"{told['url']}/health", trust_env=False, timeout=HANG).json()["status"] == "ready",
+                 lambda: process.poll() is None)
+        made = httpx.post(f"{told['api']}/chat/completions", trust_env=False, timeout=HANG,
                           json={"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3})
         assert made.json()["usage"]["completion_tokens"] <= 3
         assert (told["page"], told["keys"]) == (None, False)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(HANG) == 0
         assert list((tmp_path / "serving").glob("deployment-*.json"))
     finally:
         process.kill()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from gristmill.core.errors import UserError
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokenizer.train import SPECIAL_TOKENS
+from tests.shared import comes_to_an_end
 
 CONTENT = st.lists(
     st.one_of(st.sampled_from([*SPECIAL_TOKENS, "<|", "\n", "\n\n", " ", "|>", "{{ x }}", "hello", "\ue000"]),
@@ -111,12 +110,10 @@ def test_the_generation_tag_and_json_of_public_templates(tokenizer):
     "{{ messages[5]['content'] }}",
     "{% include 'secret' %}",
 ])
-def test_a_hostile_template_ends_quickly_with_an_error(tokenizer, template):
+def test_a_hostile_template_ends_with_an_error(tokenizer, template):
     broken = with_template(tokenizer, template)
-    began = time.perf_counter()
-    with pytest.raises(UserError, match="chat template"):
+    with comes_to_an_end(), pytest.raises(UserError, match="chat template"):
         broken.render_chat([{"role": "user", "content": "x"}], add_generation_prompt=False)
-    assert time.perf_counter() - began < 5
 
 
 @pytest.mark.parametrize("template", ["{% for %}", "{{ lipsum() | random }}", "x" * 300_000, "{{ 'a' | center(9) }}"])

@@ -16,6 +16,7 @@ from gristmill.objectives import CausalLM
 from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig
 from gristmill.training.device import prepare
 from gristmill.training.outliers import FEWEST
+from tests.training.slopes import InfiniteSlope
 
 TINY = DecoderConfig(vocab_size=50, dim=16, layers=1, heads=1, kv_heads=1, head_dim=16, mlp_dim=32, context=16)
 KINDS = ("muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit")
@@ -213,17 +214,7 @@ def test_an_overflow_of_fp16_skips_halves_and_goes_on(tmp_path):
 def test_where_no_scale_helps_fp16_says_where_it_overflows(tmp_path):
     t = trainer(tmp_path, precision="fp16")
     t.guards.scaler.load_tensors({"scale": torch.tensor(2.0**-5), "growth_tracker": torch.tensor(0)})
-
-    class Slope(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * math.inf
-
-    t.model.norm.register_forward_hook(lambda module, args, out: Slope.apply(out))
+    t.model.norm.register_forward_hook(lambda module, args, out: InfiniteSlope.apply(out))
     with pytest.raises(UserError, match=r"not finite.*gradient"):
         t.update(t.source.window(0))
 

@@ -5,10 +5,8 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.core.errors import UserError
+from gristmill.core import interrupt
+from gristmill.core.errors import Interrupted, UserError
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.objectives import CausalLM
@@ -24,6 +23,8 @@ from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, Trainin
 from gristmill.training.checkpoints import Checkpoints, store
 from gristmill.training.device import prepare
 from gristmill.training.parallel import World
+from tests.processes import forkserver
+from tests.shared import HANG, wait_for
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 
@@ -83,15 +84,25 @@ class Killed(Exception):
     pass
 
 
+def score(model, step):
+    return {"score": float(next(model.parameters()).abs().mean()) * math.sin(step + 1)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Runs without a cut, with and without the best weights kept: what they were given, the trainer, its result."""
+    found = {}
+    for keep in (False, True):
+        options = {"precision": "bf16", "evaluate": score, "keep_best": keep, "ema": 0.0 if keep else 0.9}
+        whole = trainer(tmp_path_factory.mktemp("whole"), **options)
+        found[keep] = options, whole, whole.fit()
+    return found
+
+
 @settings(max_examples=12, deadline=None)
 @given(cuts=st.lists(st.integers(0, 11), min_size=1, max_size=3, unique=True), keep=st.booleans())
-def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path_factory, cuts, keep):
-    def score(model, step):
-        return {"score": float(next(model.parameters()).abs().mean()) * math.sin(step + 1)}
-
-    options = {"precision": "bf16", "evaluate": score, "keep_best": keep, "ema": 0.0 if keep else 0.9}
-    whole = trainer(tmp_path_factory.mktemp("whole"), **options)
-    expected = whole.fit()
+def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path_factory, undisturbed, cuts, keep):
+    options, whole, expected = undisturbed[keep]
     folder = tmp_path_factory.mktemp("cut")
     for cut in sorted(cuts):
         t = trainer(folder, **options)
@@ -115,46 +126,49 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path_factory, cuts,
         assert torch.equal(value, weights(whole)[name]), name
 
 
-SCRIPT = textwrap.dedent("""
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from test_loop import Repeating, trainer
-    import time
-    class Slow(Repeating):
-        def window(self, step):
-            time.sleep(0.02)
-            return super().window(step)
-    from gristmill.core import interrupt
-    with interrupt.handlers():
-        trainer(Path(sys.argv[1]), steps=60, source=Slow(), checkpoint_seconds=0.1).fit()
-""")
+class Slow(Repeating):
+    """So slow that a signal meets a step and not the end."""
+
+    def window(self, step):
+        time.sleep(0.02)
+        return super().window(step)
 
 
-def start(folder: Path) -> subprocess.Popen:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
-    return subprocess.Popen([sys.executable, "-c", script, str(folder)], stderr=subprocess.PIPE)
+def train_slowly(folder: str) -> None:
+    with contextlib.suppress(Interrupted), interrupt.handlers():
+        trainer(Path(folder), steps=40, source=Slow(), checkpoint_seconds=0.05).fit()
+
+
+def start(folder: Path) -> BaseProcess:
+    process = forkserver().Process(target=train_slowly, args=(str(folder),))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join(HANG)
+    return process.exitcode
 
 
 @pytest.mark.slow
 def test_kill_minus_nine_and_sigterm_lose_nothing(tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start(whole).wait(120) == 0
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        process = start(cut)
-        before = len((cut / "trace.jsonl").read_bytes().split(b"\n")) if (cut / "trace.jsonl").exists() else 0
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            done = (cut / "trace.jsonl").read_bytes().count(b"\n") if (cut / "trace.jsonl").exists() else 0
-            if done >= before + 8:
-                break
-            time.sleep(0.02)
+    whole, trace = tmp_path / "whole", tmp_path / "cut" / "trace.jsonl"
+
+    def done() -> int:
+        return trace.read_bytes().count(b"\n") if trace.exists() else 0
+
+    assert ended(start(whole)) == 0
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        before = done()
+        process = start(trace.parent)
+        wait_for(lambda before=before: done() >= before + 8, going=process.is_alive)
         os.kill(process.pid, number)
-        process.wait(60)
-    assert start(cut).wait(120) == 0
-    assert (whole / "trace.jsonl").read_bytes() == (cut / "trace.jsonl").read_bytes()
-    steps = [json.loads(line)["step"] for line in (cut / "trace.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 61))
+        assert ended(process) == code
+    assert done() < 40
+    assert ended(start(trace.parent)) == 0
+    assert (whole / "trace.jsonl").read_bytes() == trace.read_bytes()
+    steps = [json.loads(line)["step"] for line in trace.read_text().splitlines()]
+    assert steps == list(range(1, 41))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):

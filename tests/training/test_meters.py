@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gristmill.models import DecoderConfig
+from gristmill.training import hardware
 from gristmill.training.device import Compute
 from gristmill.training.hardware import Hardware, Peak, estimated_watts, measured_peak, peak_of, tables
 from gristmill.training.meters import StepMeter
 from gristmill.training.power import Estimate, PowerMeter
 from gristmill.training.trace import resident_mb
+from tests.shared import HANG
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 CPU = Compute(torch.device("cpu"), torch.float32, 2)
@@ -94,17 +97,26 @@ def test_every_name_of_a_driver_belongs_to_one_row():
     assert len(names) == len(set(names)) >= 12
 
 
-def test_a_cpus_peak_is_measured_once_and_quickly():
-    measured_peak.cache_clear()
-    began = time.monotonic()
+def test_a_cpus_peak_is_measured_once_and_no_longer_than_is_afforded(monkeypatch):
+    def products_in(seconds):
+        """A clock by which every product takes so long, and so does what lies between two of them."""
+        asked = itertools.count()
+        monkeypatch.setattr(hardware, "time", SimpleNamespace(monotonic=lambda: next(asked) * seconds))
+        measured_peak.cache_clear()
+        return asked
+
+    asked = products_in(1 / 70)
     peak = peak_of(Hardware("cpu", None), CPU)
-    took = time.monotonic() - began
-    assert took < 3.0  # a third of it on a quiet machine
-    assert peak.kind == "measured"
-    assert 1e9 < peak.flops < 1e14
-    began = time.monotonic()
+    # 0.3 s for 256, 512 and 1024 rows; those of 2048, eight times as much work, would need 0.34 s more than is there.
+    assert (peak.kind, peak.flops) == ("measured", pytest.approx(2 * 1024**3 * 70))
+    before = next(asked)
     assert peak_of(Hardware("cpu", None), CPU) == peak
-    assert time.monotonic() - began < 0.01
+    assert next(asked) == before + 1
+    products_in(1 / 50)
+    assert measured_peak(torch.float32, 2) is None  # it ends before 1024 rows, and small products say little
+    monkeypatch.undo()
+    measured_peak.cache_clear()
+    assert measured_peak(torch.float32, 2, afforded=HANG) > 0
     measured_peak.cache_clear()
     assert measured_peak(torch.float32, 2, afforded=0.0) is None  # too slow to be worth it
     measured_peak.cache_clear()

@@ -11,6 +11,7 @@ from torch import nn
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.objectives import CausalLM
 from gristmill.training.not_finite import Finding, error, find
+from tests.training.slopes import InfiniteSlope
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 
@@ -91,17 +92,8 @@ def test_what_a_function_between_layers_breaks_is_laid_to_the_layer_around():
 
 
 def test_a_gradient_that_breaks_is_found_on_the_way_back():
-    class Slope(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * math.inf
-
     made = model()
-    made.blocks[0].mlp.down = Broken(made.blocks[0].mlp.down, Slope.apply)
+    made.blocks[0].mlp.down = Broken(made.blocks[0].mlp.down, InfiniteSlope.apply)
     found = find(made, loss_of(made), window())
     assert found.place == "the gradient that reaches the output of blocks.0.mlp.down.inner"
     assert all(parameter.grad is None for parameter in made.parameters())

@@ -10,7 +10,6 @@ import json
 import sqlite3
 import sys
 import threading
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,6 +18,7 @@ import pytest
 from gristmill.core.errors import UserError
 from gristmill.training import trackers
 from gristmill.training.trackers import Tracker, check, flat
+from tests.shared import HANG, wait_for
 
 
 class Recorder:
@@ -53,13 +53,14 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     Recorder.made = []
+    monkeypatch.setattr(trackers, "INTERRUPTED", HANG)
     monkeypatch.setitem(trackers.SERVICES, "json", Recorder)  # a module that is always installed
     return Recorder
 
 
 def tracker(folder, said=None, **options):
     return Tracker("json:here", "recipe/base@1", folder, {"model": {"dim": 32}, "steps": 9},
-                   (said if said is not None else []).append, pause=0.001, **options)
+                   (said if said is not None else []).append, **{"pause": 0.001, "patience": HANG, **options})
 
 
 def test_everything_arrives_in_order_and_only_numbers(recorder, tmp_path):
@@ -102,17 +103,18 @@ def test_a_service_that_is_away_for_a_while_misses_nothing(recorder, tmp_path):
     assert said == ["  tracker json:here: ConnectionError: nobody answers (training goes on)"]
 
 
-def test_a_service_that_never_answers_costs_no_time_and_is_counted(recorder, tmp_path):
+def test_a_service_that_never_answers_holds_nobody_up_and_is_counted(recorder, tmp_path, monkeypatch):
     said: list[str] = []
+    written = threading.Event()
+    monkeypatch.setattr(Recorder, "open", lambda *_: written.wait(HANG) and "id-1")
     one = tracker(tmp_path, said)
     recorder.made[0].broken = 10**6
-    began = time.monotonic()
     for step in range(1, 300):
         one.write(step, {"loss": 1.0})
-    assert time.monotonic() - began < 1.0
+    written.set()  # only now does the service do anything: who writes does not wait for it
     one.close()
-    assert time.monotonic() - began < 5.0
-    assert one.count.failed + one.count.sent == 299
+    assert (one.count.failed, one.count.sent) == (299, 0)
+    assert "did not end" not in said[-1]
     assert said[0].endswith("(training goes on)")
     assert "failed, 0 dropped; last error: ConnectionError: nobody answers" in said[-1]
 
@@ -128,26 +130,19 @@ def test_one_that_never_opens_is_left_alone_after_some_tries(recorder, tmp_path,
 
 
 def test_one_that_hangs_is_left_behind(recorder, tmp_path, monkeypatch):
-    hung = threading.Event()
-    monkeypatch.setattr(Recorder, "log", lambda *_: hung.wait(30))
+    sending, hung = threading.Event(), threading.Event()
+    monkeypatch.setattr(Recorder, "log", lambda *_: (sending.set(), hung.wait(HANG)))
     monkeypatch.setattr(trackers, "WAITING", 3)
     said: list[str] = []
     one = tracker(tmp_path, said, patience=0.2)
-    wait_for(lambda: recorder.made[0].runs)
-    for step in range(1, 20):
+    one.write(1, {"loss": 1.0})
+    assert sending.wait(HANG)
+    for step in range(2, 20):
         one.write(step, {"loss": 1.0})
-        time.sleep(0.001)
     one.close()
     assert "did not end within 0 s" in said[-1]
-    assert one.count.dropped >= 10
+    assert one.count.dropped == 18  # three of them had waited in the queue
     hung.set()
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("spec", ["", "wandb", "wandb:", "comet:x", ":x"])
@@ -269,7 +264,7 @@ def test_trackio(tmp_path):
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept"), "HF_HUB_OFFLINE": "1"}
     for steps in ("1-6", "4-9"):
         done = subprocess.run([sys.executable, "-c", script, str(tmp_path), steps, str(Path(__file__).parent)],
-                              capture_output=True, text=True, env=environment, timeout=120)
+                              capture_output=True, text=True, env=environment, timeout=HANG)
         assert done.stdout == "[]\n", done
     (database,) = (tmp_path / "kept").glob("project*.db")
     with sqlite3.connect(database) as found:

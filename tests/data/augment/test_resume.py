@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,33 +12,28 @@ import pytest
 
 from gristmill.core.artifact import Artifact
 from gristmill.core.hashing import digest_folder
+from gristmill.pipeline.runner import run
 from tests.data.augment.chat_server import ChatServer, slowly
 from tests.data.augment.corpora import write_corpus
-
-PROGRAM = """
-import sys
-from gristmill.pipeline.runner import run
-run(sys.argv[1], runs_dir=sys.argv[2], report=False)
-"""
+from tests.processes import start
+from tests.shared import wait_for
 
 
-def start(recipe: Path, runs: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(recipe), str(runs)], env=environment,
-                            stderr=subprocess.PIPE)
+def augment(recipe: Path, runs: Path) -> None:
+    """In a process of its own."""
+    run(recipe, runs_dir=runs, report=False)
 
 
 def finish(recipe: Path, runs: Path) -> Artifact:
-    process = start(recipe, runs)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+    process = start(augment, recipe, runs)
+    assert process.ended() == 0, process.err
     return Artifact.open(runs / "more" / "artifacts" / "more@1")
 
 
 @pytest.mark.slow
 def test_kills(tmp_path, serve):
     corpus = write_corpus(tmp_path / "corpus", train=60)
-    server: ChatServer = serve(slowly(0.04))
+    server: ChatServer = serve(slowly(0.02))
     recipe = tmp_path / "recipe.yaml"
     writer = {"kind": "server", "base_url": server.url, "model": "tiny", "concurrency": 3}
     recipe.write_text(json.dumps({"name": "more", "seed": 1, "stages": {"more": {
@@ -56,16 +47,12 @@ def test_kills(tmp_path, serve):
     chance, killed = random.Random(3), 0
     runs = tmp_path / "killed"
     while killed < 3:
-        process = start(recipe, runs)
-        seen = len(server.bodies)
-        deadline = time.monotonic() + 60
-        wanted = seen + chance.randint(5, 25)
-        while len(server.bodies) < wanted and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, process.communicate()[1].decode()
-        process.send_signal(signal.SIGTERM if killed == 1 else signal.SIGKILL)  # a polite stop loses nothing either
-        _, errors = process.communicate(timeout=30)
-        assert killed != 1 or b"Interrupted" in errors
+        wanted = len(server.bodies) + chance.randint(5, 25)
+        process = start(augment, recipe, runs)
+        wait_for(lambda wanted=wanted: len(server.bodies) >= wanted, process.alive)
+        process.tell(signal.SIGTERM if killed == 1 else signal.SIGKILL)  # a polite stop loses nothing either
+        process.ended()
+        assert killed != 1 or "Interrupted" in process.err
         killed += 1
     # What was under way when the process died may be asked again: at most as many as there were at once, each time.
     done = finish(recipe, runs)

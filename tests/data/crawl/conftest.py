@@ -11,6 +11,7 @@ from gristmill.data.crawl.crawler import crawl
 from gristmill.data.crawl.settings import Limits, Network, Politeness
 from gristmill.data.crawl.stage import Crawl
 from tests.data.crawl.site_server import Site
+from tests.shared import HANG
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def run(tmp_path):
                   (start if isinstance(start, list) else [start])]
         config = Crawl(
             start=starts, contact="tests@example.org", **fields,
-            limits=dataclasses.replace(Limits(silence_seconds=10, total_seconds=20), **(limits or {})),
+            limits=dataclasses.replace(Limits(silence_seconds=HANG, total_seconds=HANG), **(limits or {})),
             politeness=dataclasses.replace(Politeness(delay=0, backoff=0.05), **(politeness or {})),
             network=dataclasses.replace(Network(allow=["127.0.0.1"]), **(network or {})))
         place = tmp_path / folder

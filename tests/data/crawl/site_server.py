@@ -16,7 +16,7 @@ Page = bytes | str | tuple[int, dict[str, str], bytes] | Callable[["Handler"], N
 
 @dataclass
 class Request:
-    """began, ended: seconds by one clock; ended is 0 while the answer is on its way."""
+    """began, ended: seconds by one clock; ended, just before the answer is sent, is 0 until then."""
 
     path: str
     headers: dict[str, str]
@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site: Site = self.server.site
-        request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, time.monotonic())
+        request = self.request_ = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, time.monotonic())
         with site.lock:
             site.log.append(request)
             site.under_way += 1
@@ -47,11 +47,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except (ConnectionError, ssl.SSLError):
             pass
         finally:
-            with site.lock:
+            self.over()
+
+    def over(self) -> None:
+        """Before the answer goes out: who has got it may ask again before this thread comes to its next line."""
+        site: Site = self.server.site
+        with site.lock:
+            if not self.request_.ended:
                 site.under_way -= 1
-                request.ended = time.monotonic()
+                self.request_.ended = time.monotonic()
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.over()
         self.send_response(status)
         for name, value in {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(body)),
                             **headers}.items():

@@ -1,9 +1,10 @@
 """Whole crawls of sites on this machine: what is kept, what is not and why, and how politely."""
 
+import contextlib
 import gzip
 import itertools
 import json
-import time
+import threading
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator as Warcio
@@ -13,6 +14,7 @@ from gristmill.data.documents import Reject
 from gristmill.data.sources import Warc
 from tests.data.crawl.archives import pages, path, records, rejects, stored, summary
 from tests.data.crawl.site_server import html
+from tests.shared import HANG, comes_to_an_end
 
 GIVES = {"/": html("the start", "/a", "/b", "http://elsewhere.example/x"), "/a": html("a", "/b", "/c"),
          "/b": html("b", "/"), "/c": html("c", "/d"), "/d": html("d")}
@@ -98,31 +100,43 @@ def test_robots_that_come_back(site, run):
 
 
 def test_one_request_at_a_time_with_the_pause_that_was_set(site, run):
-    at = site({**GIVES, "*": html("more")}, pause=0.03)
-    other = site({**GIVES}, pause=0.03)
+    both = threading.Barrier(2)
+
+    def met(handler):
+        both.wait(HANG)  # side by side, or else this never ends
+        handler.answer(200, {}, GIVES["/"].encode())
+
+    at, other = site({**GIVES, "/": met, "*": html("more")}), site({**GIVES, "/": met})
     run([at, other], politeness={"delay": 0.15})
     for one in (at, other):
         assert one.most_under_way == 1
         gaps = [b.began - a.ended for a, b in itertools.pairwise(one.log)]
         assert len(gaps) == 5
-        assert min(gaps) > 0.13, gaps
-    assert max(one.log[0].began for one in (at, other)) < min(one.log[-1].began for one in (at, other)), "side by side"
+        assert min(gaps) >= 0.15, gaps  # at least: by the clock of the one who is asked
 
 
 def test_crawl_delay_stands_over_ours_up_to_the_cap(site, run):
     at = site({"/": html("x", "/a"), "/a": html("a"), "/robots.txt": "User-agent: *\nCrawl-delay: 0.3\n"})
     run(at)
-    assert min(b.began - a.ended for a, b in itertools.pairwise(at.log)) > 0.28
+    assert min(b.began - a.ended for a, b in itertools.pairwise(at.log)) >= 0.3
     slow = site({"/": html("x", "/a"), "/a": html("a"), "/robots.txt": "User-agent: *\nCrawl-delay: 500\n"})
     run(slow, folder="slow", politeness={"longest_delay": 0.2})
-    assert all(0.18 < b.began - a.ended < 100 for a, b in itertools.pairwise(slow.log))
+    assert all(b.began - a.ended >= 0.2 for a, b in itertools.pairwise(slow.log))  # and not 500
 
 
 def test_bounds_on_what_is_under_way(site, run):
-    many = [site({"/": html("x", *(f"/{i}" for i in range(6))), "*": html("y")}, pause=0.1) for _ in range(3)]
+    two = threading.Barrier(2)
+
+    def met(handler):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            two.wait(HANG)  # two at a time, or else this never ends
+        handler.answer(200, {}, html("y").encode())
+
+    pages = {"/": html("x", *(f"/{i}" for i in range(6))), "*": html("y")}
+    many = [site(pages, pause=0.05), site(pages, pause=0.05), site({**pages, "/0": met, "/1": met}, pause=0.05)]
     run(many, politeness={"per_host": 3, "total": 4})
-    assert {one.most_under_way for one in many} <= {1, 2, 3}
-    assert max(one.most_under_way for one in many) > 1
+    assert max(one.most_under_way for one in many) <= 3
+    assert many[2].most_under_way > 1
     events = sorted([(r.began, 1) for one in many for r in one.log] + [(r.ended, -1) for one in many for r in one.log])
     assert max(itertools.accumulate(step for _, step in events)) <= 4
 
@@ -254,8 +268,8 @@ def test_retry_after_is_waited_for(site, run):
     folder, _ = run(at)
     assert sorted(stored(folder)) == ["/", "/busy", "/other"]
     first, second = at.asked("/busy")
-    assert second.began - first.ended > 0.95
-    assert at.asked("/other")[0].began - first.ended > 0.95, "the whole host is left alone"
+    assert second.began - first.ended >= 1
+    assert at.asked("/other")[0].began - first.ended >= 1, "the whole host is left alone"
 
 
 def test_hosts_that_fail_are_parked(site, run):
@@ -273,9 +287,8 @@ def test_hosts_that_fail_are_parked(site, run):
 @pytest.mark.slow
 def test_a_page_with_very_many_links(site, run):
     at = site({"/": html("x", *(f"/p{i}" for i in range(100_000))), "*": html("y")})
-    began = time.process_time()
-    _, counts = run(at, pages=3)
-    assert time.process_time() - began < 12
+    with comes_to_an_end(100):
+        _, counts = run(at, pages=3)
     assert counts["found"] == 10_001
     assert counts["links"] == {"cut": 90_000}
     assert counts["left_out"] == {"page_limit": 9_998}

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import gzip
+import itertools
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,10 +15,12 @@ from gristmill.core.errors import UserError
 from gristmill.data.crawl.fetch import Failure, Fetcher
 from gristmill.data.crawl.settings import Limits, Network
 from tests.data.crawl.site_server import html
+from tests.shared import HANG
 
 HERE = Network(allow=["127.0.0.1"])
-QUICK = Limits(connect_seconds=2, silence_seconds=0.4, total_seconds=0.9, page_mb=1)
-PATIENT = Limits(connect_seconds=20, silence_seconds=20, total_seconds=30, page_mb=1)
+PATIENT = Limits(connect_seconds=HANG, silence_seconds=HANG, total_seconds=HANG, page_mb=1)
+IMPATIENT = {"silence_timeout": replace(PATIENT, silence_seconds=0.4),
+             "total_timeout": replace(PATIENT, total_seconds=0.5)}
 
 
 def fetch(url, *, network=HERE, limits=PATIENT, resolver=None, **more):
@@ -33,14 +37,14 @@ def failure(url, **more):
     return error.value
 
 
-def raw(*pieces, pause=0.0):
-    """A page that writes these bytes as they are."""
+def raw(*pieces, drop=b""):
+    """A page that writes these bytes as they are. drop: and then this again and again, as long as anybody listens."""
 
     def page(handler):
-        for piece in pieces:
+        for piece in itertools.chain(pieces, itertools.repeat(drop) if drop else ()):
             handler.wfile.write(piece)
             handler.wfile.flush()
-            time.sleep(pause)
+            time.sleep(0.02 if drop else 0)
 
     return page
 
@@ -67,6 +71,12 @@ def test_a_body_that_ends_with_the_connection(site):
     assert fetch(at.url + "/").body == b"all of it"
 
 
+def until_closed(handler):
+    """Says nothing until the other side has hung up."""
+    handler.connection.settimeout(HANG)
+    handler.connection.recv(1)
+
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 WRONG = {
     "truncated_answer": [raw(OK + b"Content-Length: 100\r\n\r\nshort")],
@@ -76,20 +86,19 @@ WRONG = {
     "broken_answer: endless head": [raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 60_000)],
     "no_answer": [raw()],
     "too_large by its word": [raw(OK + b"Content-Length: 99999999\r\n\r\n")],
-    "silence_timeout": [raw(OK, b"\r\nhalf", pause=0.6)],
-    "total_timeout: slow loris": [raw(*[b"x"] * 40, pause=0.05)],
-    "total_timeout: slow body": [raw(OK + b"\r\n", *[b"x"] * 40, pause=0.05)],
+    "silence_timeout": [lambda handler: (raw(OK, b"\r\nhalf")(handler), until_closed(handler))],
+    "total_timeout: slow loris": [raw(drop=b"x")],
+    "total_timeout: slow body": [raw(OK + b"\r\n", drop=b"x")],
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_servers_that_do_wrong(site, case):
     at = site({"/": WRONG[case][0]})
-    began = time.monotonic()
-    found = failure(at.url + "/", limits=QUICK if "timeout" in case else PATIENT)
-    assert found.reason == case.split(" ")[0].rstrip(":")
+    reason = case.split(" ")[0].rstrip(":")
+    found = failure(at.url + "/", limits=IMPATIENT.get(reason, PATIENT))
+    assert found.reason == reason
     assert found.detail
-    assert time.monotonic() - began < 15
 
 
 def test_a_body_without_end_is_left_at_the_limit(site):
@@ -111,7 +120,7 @@ def test_status_and_type_are_looked_at_before_the_body(site):
 
     def page(handler):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n\r\n")
-        done.wait(20)
+        done.wait(HANG)
 
     done = threading.Event()
     at = site({"/": page})
@@ -172,7 +181,7 @@ def test_names_that_cannot_be_resolved():
     assert (found.reason, found.retry) == ("name_not_resolved", True)
 
     async def hanging(host, port):
-        await asyncio.sleep(10)
+        await asyncio.sleep(HANG)
 
     soon = Limits(connect_seconds=0.2)
     assert failure("http://slow.test/", resolver=hanging, limits=soon).reason == "connect_timeout"
@@ -210,11 +219,12 @@ def test_proxies_of_the_environment_only_if_asked(site, monkeypatch, certificate
         with socket.create_connection(("127.0.0.1", int(port))) as there:
             there.settimeout(0.05)
             handler.connection.settimeout(0.05)
-            ends = time.monotonic() + 5
-            while time.monotonic() < ends:
+            while True:
                 for source, target in ((handler.connection, there), (there, handler.connection)):
                     with contextlib.suppress(TimeoutError):
-                        target.sendall(source.recv(65536))
+                        if not (came := source.recv(65536)):
+                            return
+                        target.sendall(came)
 
     from tests.data.crawl.site_server import Handler
 

@@ -8,13 +8,10 @@ import itertools
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
+from gristmill.core import interrupt
 from gristmill.core.errors import MachineError, UserError
 from gristmill.data.crawl.archive import Archive
 from gristmill.data.crawl.crawler import crawl
@@ -23,8 +20,9 @@ from gristmill.data.crawl.stage import Crawl
 from gristmill.data.crawl.state import State
 from tests.data.crawl.archives import pages, rejects, stored, summary
 from tests.data.crawl.site_server import html
+from tests.processes import start
+from tests.shared import wait_for
 
-ROOT = Path(__file__).parents[3]
 PAGES = {"/": html("x", *(f"/{i}" for i in range(0, 40, 2)), "/gone"),
          **{f"/{i}": html(f"page {i}", f"/{i + 1}", f"/{(i * 7) % 40}", "/missing") for i in range(40)}}
 PATHS = {"/", *(f"/{i}" for i in range(40))}
@@ -35,23 +33,16 @@ def config(at, **more):
                  politeness=Politeness(delay=0, per_host=3, backoff=0.05), **more)
 
 
+def crawl_and_listen(url, folder):
+    """In a process of its own."""
+    with interrupt.handlers():
+        crawl(Crawl(start=[url], contact="a@example.org", network=Network(allow=["127.0.0.1"]),
+                    politeness=Politeness(delay=0, per_host=3, backoff=0.05)), folder)
+
+
 def begin(at, folder):
     """A real process that crawls."""
-    code = ("import sys; from pathlib import Path; from gristmill.core import interrupt; "
-            "from gristmill.data.crawl import Crawl, crawl; from gristmill.data.crawl.settings import *\n"
-            "with interrupt.handlers(): crawl(Crawl(start=[sys.argv[1]], contact='a@example.org', "
-            "network=Network(allow=['127.0.0.1']), politeness=Politeness(delay=0, per_host=3, backoff=0.05)), "
-            "Path(sys.argv[2]))")
-    return subprocess.Popen([sys.executable, "-c", code, at.url + "/", str(folder)], cwd=ROOT, stderr=subprocess.PIPE,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for(condition, process, seconds=60):
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < ends
-        time.sleep(0.005)
+    return start(crawl_and_listen, at.url + "/", folder)
 
 
 def settled(folder):
@@ -66,15 +57,14 @@ def test_killed_at_any_moment(site, tmp_path):
     folder, marks = tmp_path / "killed", []
     for kill in (9, 20, 31):
         process = begin(at, folder)
-        wait_for(lambda kill=kill: len(at.log) >= kill, process)
+        wait_for(lambda kill=kill: len(at.log) >= kill, process.alive)
         process.kill()
-        process.wait()
-        time.sleep(0.1)  # until the site has noted what was under way
+        wait_for(lambda: not at.under_way)
         marks.append((len(at.log), settled(folder)))
         assert len(marks[-1][1]) >= 3
         assert not (folder / "crawl.json").exists()
     process = begin(at, folder)
-    assert process.wait(60) == 0, process.stderr.read().decode()
+    assert process.ended() == 0, process.err
     for mark, done in marks:
         assert not {request.path for request in at.log[mark:]} & done, "what was done is not asked for again"
     assert sorted(stored(folder)) == sorted(PATHS)
@@ -91,11 +81,11 @@ def test_killed_at_any_moment(site, tmp_path):
 def test_sigterm_stops_politely_and_the_next_run_goes_on(site, tmp_path):
     at = site(PAGES, pause=0.03)
     process = begin(at, tmp_path / "crawl")
-    wait_for(lambda: len(at.log) >= 8, process)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=20)[1].decode()
-    assert process.returncode != 0
-    assert "it continues where it stopped" in said
+    wait_for(lambda: len(at.log) >= 8, process.alive, lambda: process.err)
+    process.tell(signal.SIGTERM)
+    assert process.ended() != 0
+    assert "it continues where it stopped" in process.err
+    wait_for(lambda: not at.under_way)
     done, mark = settled(tmp_path / "crawl"), len(at.log)
     assert len(done) >= 2
     crawl(config(at), tmp_path / "crawl")

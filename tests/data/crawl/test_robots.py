@@ -1,12 +1,12 @@
 """robots.txt by the rules of RFC 9309 and the cases that Google published with its parser."""
 
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gristmill.data.crawl.robots import LONGEST, Rule, normal, parse_robots
+from tests.shared import comes_to_an_end
 
 SITE = "http://foo.bar"
 
@@ -101,9 +101,8 @@ def test_what_lies_beyond_500_kib_is_not_read_nor_the_line_that_is_cut():
 
 def test_no_pattern_is_slow():
     text = "User-agent: *\nDisallow: /" + "*a" * 2000 + "b\n"
-    began = time.process_time()
-    assert allowed(text, "/" + "a" * 8000)
-    assert time.process_time() - began < 1
+    with comes_to_an_end():
+        assert allowed(text, "/" + "a" * 8000)
 
 
 def _slow_match(pattern, path):

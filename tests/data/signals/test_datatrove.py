@@ -18,6 +18,7 @@ from gristmill.data.signals import Batch
 from gristmill.data.signals.compat.datatrove import datatrove_c4_text, datatrove_signals
 from gristmill.data.signals.compat.spacy_words import SpacyWords
 from tests.data.signals.documents import MADE, real_documents
+from tests.shared import HANG
 
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("GRISTMILL_DATATROVE_PYTHON", "")
@@ -130,7 +131,7 @@ def test_equal_to_datatrove_on_real_documents(tmp_path: Path) -> None:
     (tmp_path / "documents.json").write_text(json.dumps(documents), "utf-8")
     for script, target in (("datatrove_oracle.py", "theirs.json"), ("spacy_words_oracle.py", "spacy.json")):
         subprocess.run([PYTHON, HERE / script, tmp_path / "documents.json", tmp_path / target], check=True,
-                       env={**os.environ, "PYTHONPATH": str(HERE.parents[2])}, timeout=280)
+                       env={**os.environ, "PYTHONPATH": str(HERE.parents[2])}, timeout=HANG)
     theirs = json.loads((tmp_path / "theirs.json").read_text("utf-8"))
     check(theirs, Recorded(theirs))
     ours = json.loads((tmp_path / "spacy.json").read_text("utf-8"))

@@ -1,7 +1,6 @@
 import gzip
 import itertools
 import mailbox
-import time
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gristmill.data.formats.mail_text import parse_message, unflowed, without_qu
 from gristmill.data.inputs import Range
 from gristmill.data.sources import mail
 from gristmill.data.sources.mail import Mail
+from tests.shared import comes_to_an_end
 
 
 def read(path: Path | str, size: int = 1 << 20, **options: object) -> tuple[list[Document], list[Reject]]:
@@ -166,14 +166,13 @@ def test_broken_mail_is_told(tmp_path: Path, data: bytes, reason: str) -> None:
     assert [r.reason for r in rejects] == [reason]
 
 
-def test_parts_nested_without_end_and_long_headers_take_no_time(tmp_path: Path) -> None:
+def test_parts_nested_without_end_and_long_headers_come_to_an_end(tmp_path: Path) -> None:
     nested = "".join(f'Content-Type: multipart/mixed; boundary="b{n}"\n\n--b{n}\n' for n in range(2_000))
     (tmp_path / "nested.eml").write_text(f"From: a\n{nested}\nend")
     (tmp_path / "type.eml").write_text(f"From: a\nContent-Type: text/plain; {'a=b; ' * 20_000}\n\nhello")
     (tmp_path / "to.eml").write_text(f"From: {'a@b.c, ' * 20_000}\nReferences: {'<x@y> ' * 20_000}\n\nhello")
-    start = time.process_time()
-    documents, rejects = read(tmp_path)
-    assert time.process_time() - start < 10
+    with comes_to_an_end(100):
+        documents, rejects = read(tmp_path)
     assert len(documents) + len(rejects) == 3
 
 

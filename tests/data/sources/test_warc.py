@@ -4,7 +4,6 @@ import base64
 import gzip
 import hashlib
 import io
-import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -279,13 +278,11 @@ def test_a_bomb_is_left_early_and_the_next_record_is_read(tmp_path, monkeypatch,
         bomb = sink.getvalue().to_pybytes()
     data = PACK[ending](record("before")) + bomb + PACK[ending](record("after"))
     tracemalloc.start()
-    before = time.process_time()
     found = read(data, ending, tmp_path)
-    seconds, (_, peak) = time.process_time() - before, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert reasons(found) == ["before", "zip_bomb", "after"]
     assert peak < 16 << 20
-    assert seconds < 5
 
 
 def test_a_page_that_unpacks_to_too_much_is_one_reject(tmp_path):

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import lzma
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -18,6 +17,7 @@ from gristmill.data.formats import wiki_dump
 from gristmill.data.formats.wikitext import plain_text
 from gristmill.data.inputs import Input, Range
 from gristmill.data.sources.wikipedia import Wikipedia
+from tests.shared import comes_to_an_end
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
   <siteinfo><sitename>Wikipedia</sitename><dbname>dewiki</dbname>
@@ -250,10 +250,8 @@ def test_huge_and_deep_pages_and_bombs(tmp_path, monkeypatch):
     assert "more than" in found[1].detail
     bomb = bz2.compress((HEAD + page(title="A") + "<page>").encode() + b"a" * (9 << 20))
     monkeypatch.setattr(wiki_dump, "BOMB_BYTES", 4 << 20)
-    before = time.process_time()
     found = read(bomb + bz2.compress(page(title="B").encode()), tmp_path, ".bz2")
     assert reasons(found) == ["A", "truncated_page", "zip_bomb", "B"]
-    assert time.process_time() - before < 5
 
 
 WORDS = st.text("ab cé.", min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -397,7 +395,7 @@ def test_no_wikitext_breaks_the_reader(source):
     ],
 )
 def test_work_grows_with_length_whatever_is_repeated(mark):
-    """Counted in calls; what a regular expression does inside one is bounded by the time of the long text."""
+    """Counted in calls; what a regular expression does inside one has to come to its end on a long text."""
     def calls(times: int) -> int:
         counted = 0
 
@@ -413,6 +411,5 @@ def test_work_grows_with_length_whatever_is_repeated(mark):
         return counted
 
     assert calls(4_000) < 5 * calls(1_000)
-    before = time.process_time()
-    plain_text(mark * 64_000 + "x" + "]]}}" * 64_000)
-    assert time.process_time() - before < 30
+    with comes_to_an_end():
+        plain_text(mark * 64_000 + "x" + "]]}}" * 64_000)

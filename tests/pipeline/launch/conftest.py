@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared import HANG
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 RECORD = r'''#!{python} -SE
@@ -61,7 +63,7 @@ class Stubs:
     def bash(self, *arguments: str, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
         self.forget()
         return subprocess.run(["bash", *arguments], env=self.environment(**environment), cwd=cwd or self.folder,
-                              capture_output=True, text=True, timeout=30)
+                              capture_output=True, text=True, timeout=HANG)
 
     def start(self, script: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(["bash", script], env=self.environment(**environment), cwd=self.folder, text=True,

@@ -160,7 +160,8 @@ def test_the_program_gets_the_very_texts(runs, arguments, variables, text):
         "run", "/etc/gristmill/recipe.yaml", f"--runs-dir={runs}", *arguments]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(runs=PATHS, arguments=st.lists(NASTY, max_size=3))
 def test_with_setup_lines_it_is_bash_that_gets_them(stubs, runs, arguments):
     _, main = documents(made(runs_dir=runs, arguments=tuple(arguments), setup=("export FROM=$((1 + 1))",)))

@@ -13,6 +13,7 @@ from launch_jobs import NASTY, VARIABLES, job
 
 from gristmill.core.errors import UserError
 from gristmill.pipeline.launch import ray, ray_nodes
+from tests.shared import HANG
 
 
 def test_submission_of_one_node():
@@ -37,7 +38,8 @@ def test_ray_s_own_command_line_understands_the_words():
     assert CliRunner().invoke(cli.submit, ["--no-such-option"]).exit_code == 2  # the check can fail
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(recipe=NASTY, runs=NASTY, arguments=st.lists(NASTY, max_size=3), variables=VARIABLES)
 def test_no_text_breaks_out_of_its_quotes(stubs, recipe, runs, arguments, variables):
     given_job = job(recipe=f"r/{recipe}", runs_dir=runs, arguments=tuple(arguments),
@@ -80,7 +82,7 @@ def test_a_node_s_script_is_told_to_stop_when_the_task_is(tmp_path):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        ray_nodes.start(script, {}, grace=10)
+        ray_nodes.start(script, {}, grace=HANG)
     assert (tmp_path / "told").exists()
 
 

@@ -51,7 +51,8 @@ def test_nodes_meet_at_the_first_address(stubs, rank):
         "--rdzv-id=sky-1", f"--rdzv-conf=is_host={'true' if rank == 0 else 'false'}", f"--local-addr=10.0.0.{5 + rank}"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(recipe=NASTY, runs=NASTY, arguments=st.lists(NASTY, max_size=3), variables=VARIABLES)
 def test_no_text_breaks_out_of_its_quotes(stubs, recipe, runs, arguments, variables):
     given = job(recipe=f"r/{recipe.replace('$', '')}", runs_dir=runs.replace("$", "") or "x",

@@ -3,8 +3,6 @@
 import re
 import shlex
 import signal
-import subprocess
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +11,7 @@ from launch_jobs import NASTY, VARIABLES, job
 
 from gristmill.core.errors import UserError
 from gristmill.pipeline.launch import slurm
+from tests.shared import HANG, wait_for
 
 SLURM = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n[0-2]"}
 
@@ -39,7 +38,8 @@ def test_directives():
     assert "--gpus-per-node=2" in directives(slurm.text(job(gpus=2)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(recipe=NASTY, runs=NASTY, arguments=st.lists(NASTY, max_size=3), variables=VARIABLES,
        folder=NASTY.filter(lambda t: "/" not in t), nodes=st.sampled_from([1, 3]))
 def test_no_text_breaks_out_of_its_quotes(stubs, tmp_path, recipe, runs, arguments, variables, folder, nodes):
@@ -85,10 +85,10 @@ def test_signals_reach_the_program_and_only_the_time_limit_requeues(stubs, tmp_p
     stubs.forget()
     script = tmp_path / "job.sh"
     script.write_text(slurm.text(job(workdir=str(tmp_path))))
-    running = stubs.start(str(script), STUB_SLEEP="20", SLURM_RESTART_COUNT=restarted, **SLURM)
-    _until(lambda: (stubs.folder / "called.json").exists(), running)
+    running = stubs.start(str(script), STUB_SLEEP=str(HANG), SLURM_RESTART_COUNT=restarted, **SLURM)
+    wait_for((stubs.folder / "called.json").exists, lambda: running.poll() is None)
     running.send_signal(sent)
-    assert running.wait(10) == 143, running.communicate()
+    assert running.wait(HANG) == 143
     assert (stubs.folder / "term").read_text() == "x"
     assert stubs.said("scancel") == "--quiet --signal=TERM 123456 "
     assert stubs.said("scontrol") == ("requeue 123456 " if requeued else "")
@@ -101,11 +101,3 @@ def test_a_container_is_srun_s_affair(tmp_path):
     assert "--container-image=registry.example/g:1" in words
     with pytest.raises(UserError, match="cannot be mounted"):
         slurm.text(job(workdir="/a,b", image="x:1"))
-
-
-def _until(true, running: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
