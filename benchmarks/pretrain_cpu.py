@@ -1,16 +1,18 @@
-"""Pretraining on a CPU: one step of ours beside transformers', litgpt's and a plain loop's, taking turns.
+"""Pretraining on a CPU: one step of ours beside transformers', litgpt's, nanochat's and a plain loop's, taking turns.
 
-    python -m benchmarks.pretrain_cpu [--parts speed compile scale quality target] [--shapes i ii] [--axes size context]
-        [--rounds 5] [--peers FOLDER] [--json] [--save]
+    python -m benchmarks.pretrain_cpu [--parts speed where compile scale quality target] [--shapes i ii]
+        [--axes size context] [--rounds 5] [--seeds 3] [--peers FOLDER] [--json] [--save]
 
 speed: tokens/s, the share of the bf16 matmul rate of the same run, and ratios of steps of the same round, with random
-tokens, vocabulary 8192, AdamW and clipping. compile: what compiling costs, with an empty and a full cache, and after
-how many seconds of training it has paid. scale: seconds a step by size of model and by context. quality: losses after
-the same tokens of real text (Python's own library) in bf16 and in fp32, from the same weights. target: seconds until a
-loss is reached, beside transformers' defaults.
+tokens, vocabulary 8192, AdamW and clipping. where: how much of a step goes into products and attention. compile: what
+compiling costs, with an empty and a full cache, and after how many seconds of training it has paid. scale: seconds a
+step by size of model and by context. quality: losses after the same tokens of real text (Python's own library) in bf16,
+with and without our kernels, and in fp32, from the same weights. target: seconds until a loss is reached, beside
+transformers' and nanochat's defaults.
 
 --peers names a folder with litgpt (pip install --no-deps --target FOLDER litgpt==0.5.13 lightning==2.6.6
-lightning-utilities torchmetrics); without it litgpt is left out.
+lightning-utilities torchmetrics) and with nanochat's package (github.com/karpathy/nanochat at 92d63d4, the folder
+nanochat/ of it); what is not there is left out.
 """
 
 from __future__ import annotations
@@ -35,8 +37,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.training_steps import MAKERS, SHAPES, VOCABULARY, Contestant, Ours, Shape, hugging_face
+from benchmarks.training_steps import (
+    MAKERS,
+    RATE,
+    SHAPES,
+    VOCABULARY,
+    Contestant,
+    NanoChat,
+    Ours,
+    Shape,
+    hugging_face,
+)
 from gristmill.core.artifact import Artifact
+from gristmill.core.native import SWITCH
 from gristmill.data.documents import Document, row, write_shard
 from gristmill.tokenizer.train import train_bpe
 from gristmill.tokens import materialise, text_batches
@@ -84,8 +97,9 @@ def contestants(shape: Shape, names: list[str]) -> dict[str, Contestant]:
     torch.compiler.reset()  # dynamo stops compiling after eight shapes
     found = {}
     for name in names:
-        if name.startswith("litgpt") and importlib.util.find_spec("litgpt") is None:
-            print(f"{name}: left out, litgpt cannot be imported (see --peers)", file=sys.stderr)
+        package = name.split(",")[0]
+        if package in {"litgpt", "nanochat"} and importlib.util.find_spec(package) is None:
+            print(f"{name}: left out, {package} cannot be imported (see --peers)", file=sys.stderr)
             continue
         found[name] = MAKERS[name](shape)
         found[name].settle()
@@ -115,7 +129,7 @@ def turns(shape: Shape, models: dict[str, Contestant], rounds: int) -> tuple[dic
 def speed(options: argparse.Namespace) -> Iterator[Found]:
     versions = {name: importlib.metadata.version(package) for name, package in
                 (("hugging face", "transformers"), ("litgpt", "litgpt"), ("plain loop", "torch"))
-                if importlib.util.find_spec(package)}
+                if importlib.util.find_spec(package)} | {"nanochat": "92d63d4"}
     for key in options.shapes:
         shape = SHAPES[key]
         models = contestants(shape, list(MAKERS))
@@ -134,12 +148,44 @@ def speed(options: argparse.Namespace) -> Iterator[Found]:
                    "share_of_matmul": round(shape.flops / middle / best, 3), "runs": len(steps)}
 
 
-def child(key: str, compiled: bool, cache: str) -> Found:
-    """First and later steps in a process of its own."""
-    asked = [sys.executable, "-m", "benchmarks.pretrain_cpu", "--first-steps", key, "yes" if compiled else "no"]
-    folder = Path(__file__).parents[1]
-    result = subprocess.run(asked, check=True, capture_output=True, text=True, cwd=folder,
-                            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache})
+GROUPS = {"products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "onednn::"),
+          "attention": ("flash_attention", "cpu_attention")}
+
+
+def where(options: argparse.Namespace) -> Iterator[Found]:
+    """Seconds of a step in matrix products, in attention and in all the rest, by torch's profiler; and by how much ours
+    would be faster on a processor that does products in half the time and all else as this one."""
+    for key in options.shapes:
+        shape = SHAPES[key]
+        names = [name for name in MAKERS if name.endswith("bf16, compiled") or name == "ours"]
+        spent: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+        models = contestants(shape, names)
+        for number in range(options.rounds):
+            for name, model in models.items():
+                model.settle()
+                batch = random_batches(shape)[number % 4]
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                    whole = timed(lambda model=model, batch=batch: model.step(*batch))  # type: ignore[misc]
+                events = profile.key_averages()
+                for group, words in GROUPS.items():
+                    seconds = sum(e.self_cpu_time_total for e in events if any(word in e.key for word in words)) / 1e6
+                    spent[name].setdefault(group, []).append(seconds)
+                    whole -= seconds
+                spent[name].setdefault("rest", []).append(whole)
+        found = {name: {group: statistics.median(times) for group, times in groups.items()}
+                 for name, groups in spent.items() if groups}
+        for name, groups in found.items():
+            faster = [sum(one.values()) - one["products"] / 2 for one in (groups, found["ours"])]
+            yield {"name": f"where the time goes, ({key}) {shape}", "peer": name} | {
+                group: round(seconds, 3) for group, seconds in groups.items()} | {"unit": "seconds a step",
+                "ratio": round(sum(groups.values()) / sum(found["ours"].values()), 2),
+                "ratio_where_products_take_half": round(faster[0] / faster[1], 2), "runs": options.rounds}
+
+
+def apart(arguments: list[str], environment: dict[str, str]) -> Any:
+    """What this program prints last when it runs in a process of its own."""
+    result = subprocess.run([sys.executable, "-m", "benchmarks.pretrain_cpu", *arguments], check=True, text=True,
+                            capture_output=True, cwd=Path(__file__).parents[1], env=os.environ | environment)
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -155,7 +201,8 @@ def first_steps(key: str, compiled: bool) -> Found:
 def compile_cost(options: argparse.Namespace) -> Iterator[Found]:
     for key in options.shapes:
         with tempfile.TemporaryDirectory() as cache:
-            eager, cold, warm = (child(key, compiled, cache) for compiled in (False, True, True))
+            eager, cold, warm = (apart(["--first-steps", key, compiled], {"TORCHINDUCTOR_CACHE_DIR": cache})
+                                 for compiled in ("no", "yes", "yes"))
         saved = eager["later"] - cold["later"]
         yield {"name": f"compile, ({key})"} | {
             f"{name}_{which}_step": round(found[which], 3) for name, found in
@@ -197,54 +244,93 @@ def real_text(folder: Path, shape: Shape, seed: int) -> Callable[[int], Pair]:
     return at
 
 
-def quality(options: argparse.Namespace) -> Iterator[Found]:
+ARMS = {"bf16": {}, "bf16, without the C++ kernels": {SWITCH: "0"}, "fp32": {}}
+
+
+def learn(arm: str, seed: int, steps: int) -> list[float]:
+    """Losses of every update; the learning rate rises for a tenth of the updates and falls to nought."""
     with tempfile.TemporaryDirectory() as name:
-        for seed in (0, 1):
-            batch = real_text(Path(name), SMALL, seed)
-            models = {"bf16": Ours(SMALL, compiled=False, seed=seed),
-                      "fp32": Ours(SMALL, bf16=False, compiled=False, seed=seed)}
-            losses: dict[str, list[float]] = {kind: [] for kind in models}
-            for step in range(options.steps):
-                for kind, model in models.items():
-                    model.settle()
-                    losses[kind].append(float(model.step(*batch(step))))
-            last = {kind: statistics.mean(found[-50:]) for kind, found in losses.items()}
-            apart = [abs(one - other) for one, other in zip(losses["bf16"], losses["fp32"], strict=True)]
-            yield {"name": f"loss after {options.steps * SMALL.tokens:,} tokens, seed {seed}", "shape": str(SMALL),
-                   "first": round(losses["fp32"][0], 4), "bf16": round(last["bf16"], 4), "fp32": round(last["fp32"], 4),
-                   "difference": round(last["bf16"] - last["fp32"], 4), "largest_difference": round(max(apart), 4),
-                   "unit": "nats a token, mean of the last 50 updates"}
+        batch = real_text(Path(name), SMALL, seed)
+        model = Ours(SMALL, bf16=arm.startswith("bf16"), compiled=False, seed=seed)
+        model.settle()
+        losses = []
+        for step in range(steps):
+            share = (step + 1) / steps
+            for group in model.optimizer.param_groups:
+                group["lr"] = RATE * min(10 * share, (1 - share) / 0.9 + 1 / steps)
+            losses.append(float(model.step(*batch(step))))
+        return losses
+
+
+def quality(options: argparse.Namespace) -> Iterator[Found]:
+    """Each seed: the same weights and batches in every arm. What a difference is held against: fp32 of other seeds."""
+    last: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    for seed in range(options.seeds):
+        for arm, environment in ARMS.items():
+            losses = apart(["--learn", arm, str(seed), "--steps", str(options.steps)], environment)
+            last[arm].append(statistics.mean(losses[-50:]))
+        yield {"name": f"loss after {options.steps * SMALL.tokens:,} tokens, seed {seed}", "shape": str(SMALL)} | {
+            arm: round(found[-1], 4) for arm, found in last.items()} | {
+            "unit": "nats a token, mean of the last 50 updates"}
+    for arm in list(ARMS)[:-1]:
+        more = [one - other for one, other in zip(last[arm], last["fp32"], strict=True)]
+        yield {"name": f"{arm} minus fp32, {options.steps} updates, {options.seeds} seeds",
+               "mean": round(statistics.mean(more), 4),
+               "standard_error": round(statistics.stdev(more) / len(more) ** 0.5, 4),
+               "between_seeds_of_fp32": round(statistics.stdev(last["fp32"]), 4), "unit": "nats a token"}
 
 
 def target(options: argparse.Namespace) -> Iterator[Found]:
-    """Ours with its default optimizer and transformers' model with AdamW in fp32: seconds of steps alone."""
-    with tempfile.TemporaryDirectory() as name:
-        batch = real_text(Path(name), LEARNING, 0)
-        models: dict[str, Contestant] = {
-            "ours": Ours(LEARNING, compiled=False, optimizer=OptimizerConfig()),
-            "hugging face, fp32 (its default)": hugging_face(LEARNING, bf16=False, compiled=False)}
-        seconds, reached, average = dict.fromkeys(models, 0.0), {}, dict.fromkeys(models, 9.0)
-        steps = 0
-        while len(reached) < len(models) and steps < options.steps * 4:
-            pair = batch(steps)
-            for kind, model in models.items():
-                if kind in reached:
-                    continue
-                model.settle()
-                began = time.perf_counter()
-                loss = float(model.step(*pair))
-                seconds[kind] += time.perf_counter() - began
-                average[kind] += 0.1 * (loss - average[kind])
-                if average[kind] <= options.target:
-                    reached[kind] = steps + 1
-            steps += 1
-        ours, theirs = seconds.values()
-        yield {"name": f"until a loss of {options.target}, {LEARNING}", "peer": list(models)[1],
-               "ours": round(ours, 1), "theirs": round(theirs, 1), "unit": "seconds", "ratio": round(theirs / ours, 2),
-               "updates": [reached.get(kind) for kind in models], "runs": 1}
+    """Ours with its default optimizer, and peers with what they do on a CPU unless told otherwise: seconds of steps
+    alone, without what compiling takes (ours does not)."""
+    makers: dict[str, Callable[[int], Contestant]] = {
+        "ours": lambda seed: Ours(LEARNING, compiled=False, optimizer=OptimizerConfig(), seed=seed),
+        "hugging face, fp32 (its default)": lambda seed: hugging_face(LEARNING, bf16=False, compiled=False, seed=seed)}
+    if importlib.util.find_spec("nanochat"):
+        makers["nanochat, fp32, compiled (its default)"] = lambda seed: NanoChat(LEARNING, bf16=False, seed=seed)
+        makers["nanochat, bf16, compiled"] = lambda seed: NanoChat(LEARNING, bf16=True, seed=seed)
+    seconds: dict[str, list[float]] = {kind: [] for kind in makers}
+    updates: dict[str, list[int | None]] = {kind: [] for kind in makers}
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as name:
+            for kind, (spent, reached) in race(real_text(Path(name), LEARNING, seed), {
+                    kind: maker(seed) for kind, maker in makers.items()}, options.target, options.steps * 4).items():
+                seconds[kind].append(spent)
+                updates[kind].append(reached)
+    ours = statistics.median(seconds["ours"])
+    for kind in list(makers)[1:]:
+        ratios = [other / own for own, other in zip(seconds["ours"], seconds[kind], strict=True)]
+        yield {"name": f"until a loss of {options.target}, {LEARNING}", "peer": kind, "ours": round(ours, 1),
+               "theirs": round(statistics.median(seconds[kind]), 1), "unit": "seconds",
+               "ratio": round(statistics.median(ratios), 2), "ratios": [round(min(ratios), 2), round(max(ratios), 2)],
+               "updates": [updates["ours"], updates[kind]], "runs": options.seeds}
 
 
-PARTS = {"speed": speed, "compile": compile_cost, "scale": scale, "quality": quality, "target": target}
+def race(batch: Callable[[int], Pair], models: dict[str, Contestant], loss: float, steps: int,
+         ) -> dict[str, tuple[float, int | None]]:
+    """Taking turns until each has reached `loss` (a running mean over about ten updates): seconds and updates of each;
+    no updates for one that has not within `steps`. The first update counts as much as the second."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in models}
+    reached: dict[str, int | None] = dict.fromkeys(models)
+    average = dict.fromkeys(models, 9.0)
+    for step in range(steps):
+        pair = batch(step)
+        for kind, model in models.items():
+            if reached[kind]:
+                continue
+            model.settle()
+            began = time.perf_counter()
+            found = float(model.step(*pair))
+            seconds[kind].append(time.perf_counter() - began)
+            average[kind] += 0.1 * (found - average[kind])
+            if average[kind] <= loss:
+                reached[kind] = step + 1
+        if all(reached.values()):
+            break
+    return {kind: (sum(spent[1:]) + spent[1], reached[kind]) for kind, spent in seconds.items()}
+
+
+PARTS = {"speed": speed, "where": where, "compile": compile_cost, "scale": scale, "quality": quality, "target": target}
 
 
 def main() -> None:
@@ -255,18 +341,23 @@ def main() -> None:
                         help="of `scale`")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300, help="updates of `quality`; `target` takes at most 4 x that")
+    parser.add_argument("--seeds", type=int, default=3, help="of `quality` and `target`")
     parser.add_argument("--target", type=float, default=5.0, help="the loss of `target`, nats a token")
-    parser.add_argument("--peers", type=Path, help="a folder that holds litgpt")
+    parser.add_argument("--peers", type=Path, help="a folder that holds litgpt and nanochat")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}, what is not run is kept")
     parser.add_argument("--first-steps", nargs=2, metavar=("SHAPE", "COMPILED"), help=argparse.SUPPRESS)
+    parser.add_argument("--learn", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
     if options.first_steps:
         print(json.dumps(first_steps(options.first_steps[0], options.first_steps[1] == "yes")))
         return
+    if options.learn:
+        print(json.dumps(learn(options.learn[0], int(options.learn[1]), options.steps)))
+        return
     if options.peers:
         sys.path.append(str(options.peers))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
     for part in options.parts:
         for found in PARTS[part](options):
             print(json.dumps(found) if options.json else ", ".join(f"{k}: {v}" for k, v in found.items()), flush=True)

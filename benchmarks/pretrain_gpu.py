@@ -1,6 +1,6 @@
 """Pretraining on one GPU beside a loop of plain PyTorch: tokens/s, share of the matmul rate (MFU), peak memory.
 
-    python benchmarks/pretrain_gpu.py [--sizes 124m 350m 760m 1.3b] [--numerics bf16 float8] [--rounds 5] [--steps 4]
+    python -m benchmarks.pretrain_gpu [--sizes 124m 350m 760m 1.3b] [--numerics bf16 float8] [--rounds 5] [--steps 4]
         [--context 2048] [--device cuda] [--json] [--save]
 
 Ours is the loop that recipes run (`training.loop.Trainer`): compiled blocks, its own cross-entropy, clipping, AdamW.
@@ -19,7 +19,6 @@ import gc
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.training_steps import PlainModel
+from benchmarks.training_steps import Shape as SmallShape
 from gristmill.core.files import write_json
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
@@ -38,10 +39,6 @@ from gristmill.training import OptimizerConfig, Trainer, TrainingConfig
 from gristmill.training.device import prepare
 from gristmill.training.hardware import Hardware
 from gristmill.training.parallel.apply import Settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from training_steps import PlainModel
-from training_steps import Shape as SmallShape
 
 RESULTS = Path(__file__).parent / "results" / "pretrain_gpu.json"
 CLIP, RATE = 1.0, 1e-4

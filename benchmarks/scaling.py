@@ -1,6 +1,6 @@
 """Weak scaling: updates of one process beside the same ones of two, each process with a thread and rows of its own.
 
-    python benchmarks/scaling.py [--rounds 5] [--rows 4] [--micro 1 4] [--json] [--store FILE]
+    python -m benchmarks.scaling [--rounds 5] [--rows 4] [--micro 1 4] [--json] [--store FILE]
 
 Forward, backward, norm, clipping and AdamW of a decoder, gloo on one computer; the layouts take turns, so that what
 else the computer does hits all of them. While one process works alone the other one waits. `efficiency` is tokens per

@@ -1,12 +1,13 @@
 """One training step of ours and of each peer, on equal shapes: what benchmarks/pretrain_cpu.py lets take turns.
 
-Every contestant is a decoder with RMS norms, rotary positions, a SwiGLU and an untied head (as Llama), an AdamW that is
-fused, and gradients clipped at 1. What the process is set to (precision of fp32 products, how the allocator behaves) is
-switched with each step: ours runs as `training.device.prepare` leaves it, a peer as torch starts.
+Every contestant but nanochat is a decoder with RMS norms, rotary positions, a SwiGLU and an untied head (as Llama), an
+AdamW that is fused, and gradients clipped at 1. What the process is set to (precision of fp32 products, how the
+allocator behaves) is switched with each step: ours runs as `training.device.prepare` leaves it, a peer as torch starts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,6 +151,53 @@ def litgpt(shape: Shape, *, bf16: bool, compiled: bool, seed: int = 0) -> Contes
                       compiled=False)
 
 
+class NanoChat(Contestant):
+    """nanochat's GPT with its own optimizer (Muon and AdamW) and compiled as its pretraining does; nothing is clipped.
+
+    Its model is not a Llama: squared ReLU of four times the width, value embeddings, normalised queries and keys. All
+    layers look at the whole row. Rates are its defaults with its rule for the batch: sqrt(tokens / 2**19).
+    """
+
+    warmup = 40
+    """Updates until its learning rates are reached."""
+
+    def __init__(self, shape: Shape, *, bf16: bool, seed: int = 0) -> None:
+        from nanochat import common, gpt, optim
+
+        torch._dynamo.config.recompile_limit = 64  # its optimizer is compiled for each shape of a weight
+        self.modules, self.dtype, self.done = (common, gpt, optim), torch.bfloat16 if bf16 else torch.float32, 0
+        self.settle()
+        torch.manual_seed(seed)
+        with torch.device("meta"):
+            model: Any = gpt.GPT(gpt.GPTConfig(
+                sequence_len=shape.context, vocab_size=VOCABULARY, n_layer=shape.layers, n_head=shape.heads,
+                n_kv_head=shape.heads, n_embd=shape.dim, window_pattern="L"))
+        model.to_empty(device="cpu")
+        model.init_weights()
+        self.model, self.loss = model, torch.compile(model, dynamic=False)
+        scale = (shape.tokens / 2**19) ** 0.5
+        with contextlib.redirect_stdout(None):
+            self.optimizer = model.setup_optimizer(
+                unembedding_lr=0.008 * scale, embedding_lr=0.3 * scale, scalar_lr=0.5 * scale, matrix_lr=0.02 * scale)
+
+    def settle(self) -> None:
+        super().settle()
+        for module in self.modules:
+            module.COMPUTE_DTYPE = self.dtype
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = self.loss(inputs, targets.clamp(min=-1))
+        loss.backward()
+        self.done += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * min(1.0, self.done / self.warmup)
+            if group["kind"] == "muon":
+                group["momentum"] = 0.85 + 0.12 * min(1.0, (self.done - 1) / 400)
+        self.optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
 class PlainBlock(nn.Module):
     """A Llama block as one would write it in a page."""
 
@@ -206,6 +254,8 @@ MAKERS: dict[str, Callable[[Shape], Contestant]] = {
     "litgpt, bf16, compiled": lambda shape: litgpt(shape, bf16=True, compiled=True),
     "litgpt, bf16": lambda shape: litgpt(shape, bf16=True, compiled=False),
     "litgpt, fp32 (its default)": lambda shape: litgpt(shape, bf16=False, compiled=False),
+    "nanochat, bf16, compiled": lambda shape: NanoChat(shape, bf16=True),
+    "nanochat, fp32, compiled (its default)": lambda shape: NanoChat(shape, bf16=False),
     "plain loop, bf16, compiled": lambda shape: plain(shape, bf16=True, compiled=True),
 }
 

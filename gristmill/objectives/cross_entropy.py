@@ -17,6 +17,9 @@ IGNORED = -100
 """Targets with this value count for nothing."""
 CHUNK = 512
 """Tokens whose logits exist at one time."""
+LOGITS = 2**24
+"""Logits that exist at one time where they are bf16 and become their own gradient, 32 MB, if that is more: a product
+over few tokens writes all of the head's gradient for little work."""
 
 
 class HeadLoss(NamedTuple):
@@ -73,7 +76,7 @@ def linear_cross_entropy(
     hidden: Tensor,
     head: Tensor,
     targets: Tensor,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     *,
     bias: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -84,8 +87,9 @@ def linear_cross_entropy(
 
     hidden (tokens, dim); head (vocab, dim); bias (vocab,); targets (tokens,) int64. Returns the sum (scalar, fp32,
     differentiable in hidden, head and bias) and the number of targets whose most likely token is the true one (scalar,
-    no gradient). Chunks of `chunk` tokens are pushed through the head one after another and their gradients taken at
-    once, so the memory is chunk x vocab instead of tokens x vocab, and nothing is computed twice. Options: `head_loss`.
+    no gradient). Chunks of `chunk` tokens (`CHUNK`, or what `LOGITS` allows) are pushed through the head one after
+    another and their gradients taken at once, so the memory is chunk x vocab instead of tokens x vocab, and nothing is
+    computed twice. Options: `head_loss`.
     """
     found = head_loss(hidden, head, targets, chunk, bias=bias, label_smoothing=label_smoothing, z_loss=z_loss,
                       soft_cap=soft_cap)
@@ -96,7 +100,7 @@ def head_loss(
     hidden: Tensor,
     head: Tensor,
     targets: Tensor,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     *,
     bias: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -110,7 +114,7 @@ def head_loss(
     zero (Chowdhery et al. 2022, arXiv:2204.02311, section 5: ζ = 1e-4). soft_cap c: logits become c tanh(logits / c)
     (Gemma 2, arXiv:2408.00118, section 2).
     """
-    options = Options(label_smoothing, z_loss, soft_cap, chunk)
+    options = Options(label_smoothing, z_loss, soft_cap, chunk or CHUNK)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
@@ -123,6 +127,8 @@ def head_loss(
     noted = None if torch.compiler.is_compiling() else _calls.get()
     if noted is not None:
         noted.append(HeadCall(hidden, head, bias, soft_cap))
+    if chunk is None and _in_place(hidden, head, bias, weights, options):
+        options = options._replace(chunk=max(CHUNK, LOGITS // head.shape[0]))
     learnt = hidden.requires_grad or head.requires_grad or (bias is not None and bias.requires_grad)
     if not torch.is_grad_enabled() or not learnt:
         return _forward_only(hidden, head, targets, bias, weights, options)

@@ -109,10 +109,43 @@ def test_rows_are_stored_one_a_name_and_peer(tmp_path, monkeypatch):
     assert [(row["peer"], row["ratio"]) for row in rows] == [("x", 3), ("y", 2)]
 
 
+class Falling:
+    """A contestant whose loss falls by a fixed amount with each update."""
+
+    def __init__(self, by: float) -> None:
+        self.loss, self.by = 9.0, by
+
+    def settle(self) -> None:
+        pass
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        self.loss -= self.by
+        return self.loss
+
+
+def test_a_race_ends_for_each_where_it_reaches_the_loss():
+    batch = pretrain_cpu.random_batches(TINY, 1)[0]
+    found = pretrain_cpu.race(lambda step: batch, {"fast": Falling(0.5), "slow": Falling(0.25), "never": Falling(0.0)},
+                              5.0, 60)
+    assert found["fast"][1] < found["slow"][1] < 60
+    assert found["never"][1] is None
+
+
 @pytest.mark.slow
 def test_bf16_learns_as_fp32_does(monkeypatch):
     monkeypatch.setattr(pretrain_cpu, "SMALL", Shape(64, 2, 2, 64, 4))
-    rows = list(pretrain_cpu.quality(argparse.Namespace(steps=60)))
-    for row in rows:
-        assert row["fp32"] < row["first"] - 1
-        assert abs(row["difference"]) < 0.02
+    bf16, fp32 = (pretrain_cpu.learn(arm, 0, 60) for arm in ("bf16", "fp32"))
+    assert sum(fp32[-10:]) / 10 < fp32[0] - 1
+    assert abs(sum(bf16[-10:]) - sum(fp32[-10:])) / 10 < 0.02
+
+
+@pytest.mark.slow
+def test_a_step_is_divided_into_products_attention_and_the_rest(monkeypatch):
+    monkeypatch.setattr(pretrain_cpu, "SHAPES", {"tiny": TINY})
+    names = {name: maker for name, maker in pretrain_cpu.MAKERS.items() if name == "ours"}
+    monkeypatch.setattr(pretrain_cpu, "MAKERS", names)
+    row, = pretrain_cpu.where(argparse.Namespace(shapes=["tiny"], rounds=1))
+    assert row["products"] > 0
+    assert row["attention"] > 0
+    assert row["rest"] > 0
+    assert row["ratio"] == row["ratio_where_products_take_half"] == 1

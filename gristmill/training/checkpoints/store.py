@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gristmill.core.errors import UserError
-from gristmill.core.files import disk_errors
+from gristmill.core.files import disk_errors, flush
 from gristmill.core.hashing import digest_file
 
 STATE = "state.json"
@@ -111,12 +111,12 @@ class Disk:
         temporary, target = self._temporary(step), self._path(step)
         with self.writing(step, STATE) as file:
             file.write(state)
-        _flush(temporary)
+        flush(temporary)
         old = self.folder / f".{target.name}.old"
         if target.exists():
             target.rename(old)
         temporary.rename(target)
-        _flush(self.folder)
+        flush(self.folder)
         shutil.rmtree(old, ignore_errors=True)
 
     def state(self, step: int) -> bytes:
@@ -221,11 +221,3 @@ class Remote:
 
     def _path(self, step: int) -> str:
         return f"{self.root}/step-{step:08d}"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
