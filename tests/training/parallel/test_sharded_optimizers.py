@@ -123,7 +123,7 @@ def _in_blocks(rank: int, cuts: list[tuple[tuple[int, ...], list[int | None], tu
     [((2, 2), [None, 0], (64, 128)), ((4,), [0], (64, 128))],
 ])
 def test_eight_bits_a_number_are_those_of_one_process(cuts):
-    for same in run_ranks(_in_blocks, max(torch.Size(lengths).numel() for lengths, _, _ in cuts), cuts, timeout=60):
+    for same in run_ranks(_in_blocks, max(torch.Size(lengths).numel() for lengths, _, _ in cuts), cuts):
         assert all(same), same
 
 
@@ -139,5 +139,5 @@ def _refused(rank: int, dim: int, shape: tuple[int, ...]) -> str:
 
 @pytest.mark.parametrize(("dim", "shape"), [(0, (33, 256)), (0, (34, 128)), (1, (32, 256))])
 def test_blocks_that_would_be_cut_are_refused(dim, shape):
-    for error in run_ranks(_refused, 2, dim, shape, timeout=60):
+    for error in run_ranks(_refused, 2, dim, shape):
         assert "would cut such blocks of blocks.0.weight" in error
