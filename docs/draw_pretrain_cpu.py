@@ -108,10 +108,47 @@ def costs() -> str:
     return "\n".join(lines)
 
 
+def shares() -> str:
+    """Where the time of a step goes, as Markdown."""
+    lines = ["| shape | setting | products | attention | the rest | ours is faster by | where products take half |",
+             "|---|---|---|---|---|---|---|"]
+    for row in result()["where"]:
+        peer = row["peer"].replace("hugging face", "transformers")
+        times = ["" if peer == "ours" else f"{row[key]:.2f}" for key in ("ratio", "ratio_where_products_take_half")]
+        lines.append(f"| {row['name'].partition(', ')[2]} | {peer} | {row['products']:.2f} | {row['attention']:.2f} | "
+                     f"{row['rest']:.2f} | {times[0]} | {times[1]} |")
+    return "\n".join(lines)
+
+
+def losses() -> str:
+    """bf16 beside fp32, as Markdown."""
+    arms = ("bf16", "bf16, without the C++ kernels", "fp32")
+    lines = [f"| seed | {' | '.join(arms)} |", "|---|---|---|---|"]
+    for row in result()["quality"]:
+        if arms[0] in row:
+            lines.append(f"| {row['name'].rpartition(' ')[2]} | {' | '.join(f'{row[arm]:.4f}' for arm in arms)} |")
+    return "\n".join(lines)
+
+
+def races() -> str:
+    """Time to a loss, as Markdown."""
+    lines = ["| peer | seconds, ours | theirs | ratio (smallest to largest) | updates, ours | theirs |",
+             "|---|---|---|---|---|---|"]
+    for row in result()["target"]:
+        updates = [", ".join(str(count or "not reached") for count in counts) for counts in row["updates"]]
+        lines.append(f"| {row['peer'].replace('hugging face', 'transformers')} | {row['ours']:.0f} | "
+                     f"{row['theirs']:.0f} | {row['ratio']:.2f} ({row['ratios'][0]:.2f} to {row['ratios'][1]:.2f}) | "
+                     f"{updates[0]} | {updates[1]} |")
+    return "\n".join(lines)
+
+
+TABLES = (speeds, shares, costs, losses, races)
+
+
 def main() -> None:
     """Write the picture, and say the tables."""
     IMAGE.write_text(picture(), encoding="utf-8")
-    print(speeds(), costs(), sep="\n\n")
+    print(*(table() for table in TABLES), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,25 @@ def test_the_picture_and_the_tables_are_those_of_the_stored_result() -> None:
     functions = drawing()
     assert (DOCS / "images" / "pretrain-cpu.svg").read_text("utf-8") == functions["picture"](), (
         "run python docs/draw_pretrain_cpu.py")
-    for part in ("speeds", "costs"):
-        assert functions[part]() in PAGE, "put in what python docs/draw_pretrain_cpu.py prints"
+    for table in functions["TABLES"]:
+        assert table() in PAGE, "put in what python docs/draw_pretrain_cpu.py prints"
+
+
+def test_bf16_costs_no_loss_that_could_be_seen() -> None:
+    """Stored: the mean difference is within two standard errors, and far below what seeds differ by."""
+    for row in drawing()["result"]()["quality"]:
+        if "mean" in row:
+            assert abs(row["mean"]) <= 2 * row["standard_error"]
+            assert abs(row["mean"]) < row["between_seeds_of_fp32"] / 10
+            assert f"{row['mean']:+.4f}" in PAGE or "without" in row["name"]
+
+
+def test_ours_is_first_at_a_loss() -> None:
+    rows = drawing()["result"]()["target"]
+    assert {row["peer"].partition(",")[0] for row in rows} == {"hugging face", "nanochat"}
+    for row in rows:
+        assert row["runs"] >= 3
+        assert row["ratios"][0] > 1, row
 
 
 def test_what_was_measured_is_fast() -> None:
