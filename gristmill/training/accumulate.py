@@ -34,7 +34,6 @@ class Passes(Protocol):
         """What `use` makes of the model, without gradients and with all weights at hand, on whole rows; all processes
         call it, and run the model as often."""
 
-
     def telemetry(self) -> dict[str, float]:
         """How the last `run` went, in numbers that depend on the clock; by the same names on every process."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +11,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gristmill.core.errors import UserError
+from gristmill.core.files import read_jsonl
+from gristmill.objectives import CausalLM
+from gristmill.training import ScheduleConfig, Trainer, TrainingConfig
 from gristmill.training.optimizers import Adafactor, AdamW8bit, OptimizerConfig, build_optimizer
 from gristmill.training.optimizers.sharded import on_matrices
-from tests.training.parallel.ranks import run_ranks
+from gristmill.training.parallel import Layout
+from tests.training.parallel.parity import COMPUTE, made, rows, tiny
+from tests.training.parallel.ranks import run_ranks, world_of
 
 CUTS = {
     "rows": [("a", 0)], "columns": [("a", 1)], "both": [("a", 1), ("b", 0)], "copies": [("a", None), ("b", 0)],
@@ -53,21 +60,31 @@ def test_whole_matrices_are_dealt_out_and_parts_come_back(name, shape, count, le
     assert all(difference < 1e-6 for difference, _ in found)
 
 
-def _factored(rank: int, cuts: list[tuple[tuple[int, ...], list[int | None], tuple[int, ...]]]) -> list[float]:
+Cut = tuple[tuple[int, ...], list[int | None], tuple[int, ...]]
+"""Lengths of a mesh, the dimension that each of its axes cuts, and the shape that is cut."""
+
+
+def _pair(lengths: tuple[int, ...], dims: list[int | None], shape: tuple[int, ...],
+          ) -> tuple[torch.nn.Parameter, torch.nn.Parameter, list[tuple[Tensor, Tensor]]]:
+    """A parameter whole and cut, and four gradients of both; rows and columns are of unequal sizes."""
+    mesh = init_device_mesh("cpu", lengths)
+    placements = [Replicate() if dim is None else Shard(dim) for dim in dims]
+    generator = torch.Generator().manual_seed(0)
+    large = torch.linspace(0.1, 30, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    weight = torch.randn(shape, generator=generator) * large
+    gradients = [torch.randn(shape, generator=generator) * torch.linspace(0.1, 3, shape[-1]) for _ in range(4)]
+    return (torch.nn.Parameter(weight.clone()), torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, placements)),
+            [(gradient, distribute_tensor(gradient.clone(), mesh, placements)) for gradient in gradients])
+
+
+def _factored(rank: int, cuts: list[Cut]) -> list[float]:
     """Adafactor's largest difference to one process over four steps, of weights and states, for each cut."""
     found = []
     for lengths, dims, shape in cuts:
-        mesh = init_device_mesh("cpu", lengths)
-        placements = [Replicate() if dim is None else Shard(dim) for dim in dims]
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(shape, generator=generator) * torch.linspace(0.1, 30, shape[0]).view(-1, *[1] * (
-            len(shape) - 1))
-        whole = torch.nn.Parameter(weight.clone())
-        parts = torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, placements))
+        whole, parts, gradients = _pair(lengths, dims, shape)
+        weight = whole.detach().clone()
         optimizers = [Adafactor([parameter], lr=0.1, weight_decay=0.1) for parameter in (whole, parts)]
-        for _ in range(4):
-            gradient = torch.randn(shape, generator=generator) * torch.linspace(0.1, 3, shape[-1])
-            whole.grad, parts.grad = gradient, distribute_tensor(gradient.clone(), mesh, placements)
+        for whole.grad, parts.grad in gradients:
             for optimizer in optimizers:
                 optimizer.step()
         pairs = [(whole, parts), *((value, optimizers[1].state[parts][name])
@@ -88,21 +105,14 @@ def test_adafactor_sees_whole_rows_and_columns(cuts):
         assert max(differences) < 1e-6, differences
 
 
-def _in_blocks(rank: int, cuts: list[tuple[tuple[int, ...], list[int | None], tuple[int, ...]]]) -> list[bool]:
+def _in_blocks(rank: int, cuts: list[Cut]) -> list[bool]:
     """Whether the 8-bit AdamW has the bits of one process, for each cut; after two steps the state is read again."""
     found = []
     for lengths, dims, shape in cuts:
-        mesh = init_device_mesh("cpu", lengths)
-        placements = [Replicate() if dim is None else Shard(dim) for dim in dims]
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(shape, generator=generator)
-        whole = torch.nn.Parameter(weight.clone())
-        parts = torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, placements))
+        whole, parts, gradients = _pair(lengths, dims, shape)
         one, many = (build_optimizer([("blocks.0.weight", parameter)], OptimizerConfig(
             kind="adamw8bit", learning_rate=0.01, weight_decay=0.1)) for parameter in (whole, parts))
-        for step in range(4):
-            gradient = torch.randn(shape, generator=generator)
-            whole.grad, parts.grad = gradient, distribute_tensor(gradient.clone(), mesh, placements)
+        for step, (whole.grad, parts.grad) in enumerate(gradients):
             one.step()
             many.step()
             if step == 1:  # as from a checkpoint: what has another shape than its parameter is whole
@@ -141,3 +151,32 @@ def _refused(rank: int, dim: int, shape: tuple[int, ...]) -> str:
 def test_blocks_that_would_be_cut_are_refused(dim, shape):
     for error in run_ranks(_refused, 2, dim, shape):
         assert "would cut such blocks of blocks.0.weight" in error
+
+
+class _Windows:
+    """Two rows an update, decided by the step."""
+
+    def window(self, step: int) -> list[dict[str, Tensor]]:
+        return [rows(tiny(dim=64), 2, seed=step)]
+
+
+def _trained(rank: int, folder: str, kind: str, steps: int, layout: str) -> None:
+    """Up to so many updates, from the checkpoint that is there."""
+    config = TrainingConfig(optimizer=OptimizerConfig(kind=kind, learning_rate=0.003),  # type: ignore[arg-type]
+                            schedule=ScheduleConfig(kind="constant", warmup=0.0), evaluations=1)
+    Trainer(model=made(tiny(dim=64)), objective=CausalLM(), source=_Windows(), steps=steps, compute=COMPUTE,
+            folder=Path(folder), checkpoints=Path(folder) / "checkpoints", config=config,
+            world=world_of(Layout.parse(layout))).fit()
+
+
+@pytest.mark.parametrize("kind", ["adamw8bit", "adafactor"])
+def test_a_training_goes_on_from_its_checkpoint_on_the_same_and_on_another_layout(tmp_path, kind):
+    losses = {}
+    for name, stops in {"undisturbed": [(6, "shard=2")], "again": [(3, "shard=2"), (6, "shard=2")],
+                        "other": [(3, "shard=2"), (6, "replicate=2")]}.items():
+        for steps, layout in stops:
+            run_ranks(_trained, 2, str(tmp_path / name), kind, steps, layout)
+        losses[name] = [record["loss"] for record in read_jsonl(tmp_path / name / "trace.jsonl")]
+    assert len(losses["undisturbed"]) == 6
+    assert losses["again"] == losses["undisturbed"]
+    assert losses["other"] == pytest.approx(losses["undisturbed"], rel=1e-6)
