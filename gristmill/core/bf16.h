@@ -28,6 +28,10 @@ static inline __m512 wide16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_
 
 static inline __m256i narrow16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
+static inline __m512 load16(const Bf16* from) { return wide16(_mm256_loadu_si256((const __m256i*)from)); }
+
+static inline void store16(Bf16* to, __m512 x) { _mm256_storeu_si256((__m256i*)to, narrow16(x)); }
+
 // 2^x for x of 0 or less (and a little more); relative error 8e-8, by a polynomial fitted to the middle octave.
 static inline __m512 exp2_16(__m512 x) {
     __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -41,7 +45,26 @@ static inline __m512 exp2_16(__m512 x) {
     return _mm512_scalef_ps(p, whole);
 }
 
-// A tile of C: MR rows of 16 NR columns, kept in registers.
+// Adds A B to a tile of C that is kept in registers: MR rows of 16 NR columns. A's word of row m and pair p lies at
+// a[m * a_row + p * a_pair].
+template <int MR, int NR>
+static inline __attribute__((always_inline)) void add_products(int64_t pairs, const Word* a, int64_t a_row,
+                                                               int64_t a_pair, const Word* b, int64_t b_row,
+                                                               __m512 (&sums)[MR][NR]) {
+    for (int64_t p = 0; p < pairs; ++p) {
+        __m512bh columns[NR];
+#pragma GCC unroll 4
+        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_row + 16 * n);
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; ++m) {
+            __m512bh one = (__m512bh)_mm512_set1_epi32(int(a[m * a_row + p * a_pair]));
+#pragma GCC unroll 4
+            for (int n = 0; n < NR; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], one, columns[n]);
+        }
+    }
+}
+
+// A tile of C in memory.
 template <int MR, int NR>
 static inline __attribute__((always_inline)) void tile(int pairs, const Word* a, int a_row, const Word* b, int b_row,
                                                        float* c, int c_row, bool add) {
@@ -50,17 +73,7 @@ static inline __attribute__((always_inline)) void tile(int pairs, const Word* a,
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
         for (int n = 0; n < NR; ++n) sums[m][n] = add ? _mm512_loadu_ps(c + m * c_row + 16 * n) : _mm512_setzero_ps();
-    for (int p = 0; p < pairs; ++p) {
-        __m512bh columns[NR];
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_row + 16 * n);
-#pragma GCC unroll 16
-        for (int m = 0; m < MR; ++m) {
-            __m512bh one = (__m512bh)_mm512_set1_epi32(int(a[m * a_row + p]));
-#pragma GCC unroll 4
-            for (int n = 0; n < NR; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], one, columns[n]);
-        }
-    }
+    add_products(pairs, a, a_row, 1, b, b_row, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
          "-mavx512bf16", "-mfma", "-fopenmp", "-shared", "-fPIC")
@@ -49,6 +50,29 @@ def problem() -> str | None:
 def library(source: Path) -> ctypes.CDLL | None:
     """The compiled `source` (a .cpp file), or None where that is not possible; compiles at the first call."""
     return None if problem() else _built(source)
+
+
+def call(source: Path, name: str, *arguments: Any) -> None:
+    """Call a function of the compiled `source`.
+
+    Whole numbers become 64 bits, others doubles, None a null pointer, a tensor the address of its first number (null
+    where it has none), a tuple of whole numbers an array of 64 bits, a list of tensors an array of addresses.
+    """
+    found = library(source)
+    assert found is not None, "asked for without `library`"
+    getattr(found, name)(*map(_argument, arguments))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    if isinstance(value, tuple):
+        return (ctypes.c_int64 * len(value))(*value)
+    if isinstance(value, list):
+        return (ctypes.c_void_p * len(value))(*(tensor.data_ptr() for tensor in value))
+    return ctypes.c_void_p(value.data_ptr() if value is not None and value.numel() else 0)
 
 
 def _built(source: Path) -> ctypes.CDLL | None:

@@ -13,7 +13,7 @@ from gristmill.models.body import Body
 from gristmill.models.config import DecoderConfig
 from gristmill.models.config.decoder import VALUE_GATE
 from gristmill.models.layers.attention import attention
-from gristmill.models.layers.linear import joined_linear
+from gristmill.models.layers.linear import joined_linear, one_linear
 from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.mlp import make_mlp
 from gristmill.models.layers.moe import MoE, expert_layers
@@ -68,7 +68,7 @@ class Attention(nn.Module):
                              dropout=self.dropout if self.training else 0.0)
         else:
             mixed = cache.attend(self.layer, q, k, v, self.pattern)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        return one_linear(mixed.transpose(1, 2).flatten(2), self.output)
 
     def looked_up(self, input_ids: Tensor, gates: Tensor) -> Tensor:
         """What value embeddings add to the values, (batch, kv_heads, time, head_dim); gates (batch, time, kv_heads)

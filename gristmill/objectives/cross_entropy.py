@@ -117,7 +117,9 @@ def head_loss(
     options = Options(label_smoothing, z_loss, soft_cap, chunk or CHUNK)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, head = hidden.to(dtype), head.to(dtype)
+        hidden = hidden.to(dtype)
+        if not _whole(hidden, head, bias, None, options):
+            head = head.to(dtype)
     kept = targets != IGNORED
     weights = None
     if torch.compiler.is_compiling():  # shapes that hang on the data cannot be traced: ignored rows are zeroed
@@ -126,8 +128,9 @@ def head_loss(
         hidden, targets = hidden[kept], targets[kept]
     noted = None if torch.compiler.is_compiling() else _calls.get()
     if noted is not None:
-        noted.append(HeadCall(hidden, head, bias, soft_cap))
-    if chunk is None and _in_place(hidden, head, bias, weights, options):
+        noted.append(HeadCall(hidden, head.to(hidden.dtype), bias, soft_cap))
+    if chunk is None and _simple(bias, weights, options) and (
+            cpu_head.takes_whole(hidden, head) or cpu_head.takes(hidden, head)):
         options = options._replace(chunk=max(CHUNK, LOGITS // head.shape[0]))
     learnt = hidden.requires_grad or head.requires_grad or (bias is not None and bias.requires_grad)
     if not torch.is_grad_enabled() or not learnt:
@@ -171,15 +174,27 @@ def _log_z(logits: Tensor, logs: Tensor) -> Tensor:
     return logits.amax(-1) - logs.amax(-1)
 
 
+def _simple(bias: Tensor | None, weights: Tensor | None, options: Options) -> bool:
+    return (options.plain and bias is None and options.soft_cap is None and weights is None
+            and not torch.compiler.is_compiling())
+
+
+def _whole(hidden: Tensor, head: Tensor, bias: Tensor | None, weights: Tensor | None, options: Options) -> bool:
+    """Whether `cpu_head` does all the work."""
+    return _simple(bias, weights, options) and cpu_head.takes_whole(hidden, head)
+
+
 def _in_place(hidden: Tensor, head: Tensor, bias: Tensor | None, weights: Tensor | None, options: Options) -> bool:
     """Whether `cpu_head` does the work between the matrix products."""
-    return (options.plain and bias is None and options.soft_cap is None and weights is None
-            and not torch.compiler.is_compiling() and cpu_head.takes(hidden, head))
+    return _simple(bias, weights, options) and cpu_head.takes(hidden, head)
 
 
 def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None,
                   options: Options) -> HeadLoss:
     totals = _Totals(hidden.device)
+    if _whole(hidden, head, bias, weights, options):
+        totals.add_rows(*cpu_head.head_loss(hidden, head, targets, options.chunk, of_hidden=False, of_head=False)[:2])
+        return totals.finished(options)
     if _in_place(hidden, head, bias, weights, options):
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
@@ -240,6 +255,11 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden, head, targets, bias, weights, options):  # type: ignore[no-untyped-def]
         to_hidden, to_head, _, to_bias, _, _ = ctx.needs_input_grad
         totals = _Totals(hidden.device)
+        if _whole(hidden, head, bias, weights, options):
+            losses, hits, *gradients = cpu_head.head_loss(hidden, head, targets, options.chunk, of_hidden=to_hidden,
+                                                          of_head=to_head)
+            totals.add_rows(losses, hits)
+            return _HeadLoss._found(ctx, totals.finished(options), (hidden, head, bias), (*gradients, None))
         hidden_gradient = torch.empty_like(hidden) if to_hidden else None
         head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if to_head else None
         bias_gradient = torch.zeros(head.shape[0], dtype=torch.float32, device=head.device) if to_bias else None
@@ -263,9 +283,13 @@ class _HeadLoss(torch.autograd.Function):
                 hidden_gradient[part] = slope @ head
             if head_gradient is not None:
                 head_gradient += slope.t() @ states
-        ctx.save_for_backward(hidden_gradient, None if head_gradient is None else head_gradient.to(head.dtype),
-                              None if bias_gradient is None else bias_gradient.to(bias.dtype))
-        found = totals.finished(options)
+        return _HeadLoss._found(ctx, totals.finished(options), (hidden, head, bias),
+                                (hidden_gradient, head_gradient, bias_gradient))
+
+    @staticmethod
+    def _found(ctx, found, inputs, gradients):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*(None if gradient is None else gradient.to(given.dtype)
+                                for gradient, given in zip(gradients, inputs, strict=True)))
         ctx.mark_non_differentiable(*found[1:])
         return tuple(found)
 

@@ -30,6 +30,7 @@ SAVED = ("mm", "addmm", "_scaled_mm", "_scaled_mm_v2", "_grouped_mm", "_scaled_g
          "_flash_attention_forward", "_efficient_attention_forward")
 """Names of the operations of aten whose results `selective` keeps; products of two batches, such as the attention that
 is not fused makes, are too large."""
+SAVED_OF_OURS = ("cpu_linear", "cpu_gated", "cpu_attention")
 
 
 def check_checkpointing(choice: Checkpointing, field: str = "activation_checkpointing") -> None:
@@ -82,6 +83,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], selective: bool
 
 def _saved() -> list[Any]:
     found = [getattr(torch.ops.aten, name).default for name in SAVED if hasattr(torch.ops.aten, name)]
+    found += [getattr(torch.ops.gristmill, name).default for name in SAVED_OF_OURS]
     if hasattr(torch.ops.higher_order, "flex_attention"):
         found.append(torch.ops.higher_order.flex_attention)
     return found

@@ -240,6 +240,64 @@ def test_rows_in_place_hold_for_extreme_logits_and_ties():
     assert cpu_head.head_rows(logits.clone(), torch.tensor([3, 1, 2]), slopes=False)[1].tolist() == [0, 0, 1]
 
 
+@pytest.mark.skipif(not cpu_head.takes(BF16, BF16), reason="this machine cannot run the compiled head")
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(0, 150), blocks=st.integers(1, 9), inner=st.sampled_from([32, 64, 1024]),
+       chunk=st.integers(1, 170), ignored=st.floats(0, 0.9), wide=st.booleans(), seed=st.integers(0, 99))
+def test_the_whole_head_in_place_equals_the_plain_form(tokens, blocks, inner, chunk, ignored, wide, seed):
+    """A head of fp32 is rounded where its products are made, and its gradient is not rounded at all."""
+    torch.manual_seed(seed)
+    vocab = 32 * blocks
+    targets = torch.randint(0, vocab, (tokens,))
+    targets[torch.rand(tokens) < ignored] = IGNORED
+    hidden = torch.randn(tokens, inner).mul_(2).bfloat16().requires_grad_()
+    head = torch.randn(vocab, inner).mul_(inner**-0.5).to(torch.float32 if wide else torch.bfloat16).requires_grad_()
+    assert cpu_head.takes_whole(hidden, head)
+    with torch.autocast("cpu", torch.bfloat16, enabled=wide):
+        found = head_loss(hidden, head, targets, chunk)
+        ours = torch.autograd.grad(1.5 * found.total, (hidden, head))
+        with torch.no_grad():
+            again = head_loss(hidden, head, targets, chunk)
+    exact = [tensor.detach().bfloat16().double().requires_grad_() for tensor in (hidden, head)]
+    logits = exact[0] @ exact[1].t()
+    plain = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    expected = torch.autograd.grad(1.5 * plain, exact)
+    assert float(found.total) == pytest.approx(float(plain), rel=3e-3, abs=1e-2)
+    assert torch.equal(again.total, found.total)
+    assert again.correct == found.correct
+    right = (logits.argmax(-1) == targets) & (targets != IGNORED)
+    assert abs(int(found.correct) - int(right.sum())) <= 2  # logits that are equal in bf16
+    for one, other, given_ in zip(ours, expected, (hidden, head), strict=True):
+        assert one.dtype == given_.dtype
+        assert float((one.double() - other).norm()) <= 0.01 * float(other.norm()) + 1e-3
+
+
+@pytest.mark.skipif(not cpu_head.takes(BF16, BF16), reason="this machine cannot run the compiled head")
+def test_the_whole_head_gives_what_is_asked_for_and_refuses_targets_that_do_not_exist():
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(70, 32).bfloat16(), torch.randn(64, 32), torch.randint(0, 64, (70,))
+    losses, hits, of_hidden, of_head = cpu_head.head_loss(hidden, head, targets, 32, of_hidden=True, of_head=True)
+    for asked in ({"of_hidden": True, "of_head": False}, {"of_hidden": False, "of_head": True},
+                  {"of_hidden": False, "of_head": False}):
+        found = cpu_head.head_loss(hidden, head, targets, 50, **asked)
+        assert torch.equal(found[0], losses)
+        assert torch.equal(found[1], hits)
+        assert (found[2] is None) is not asked["of_hidden"]
+        assert found[2] is None or torch.equal(found[2], of_hidden)
+        assert (found[3] is None) is not asked["of_head"]
+        if found[3] is not None:  # chunks are added in another order
+            torch.testing.assert_close(found[3], of_head, rtol=1e-5, atol=1e-5)
+    turned = cpu_head.head_loss(hidden.t().contiguous().t(), head.t().contiguous().t(), targets, 32, of_hidden=True,
+                                of_head=True)
+    assert all(map(torch.equal, turned, (losses, hits, of_hidden, of_head)))
+    for wrong in (-1, 64):
+        targets[3] = wrong
+        with pytest.raises(IndexError, match="from 0 to 63"):
+            cpu_head.head_loss(hidden, head, targets, 32, of_hidden=False, of_head=False)
+    assert not cpu_head.takes_whole(hidden, torch.randn(65, 32))
+    assert not cpu_head.takes_whole(hidden.float(), head)
+
+
 @pytest.mark.skipif(compiler_problem() is not None, reason="no compiler")
 def test_compiled_it_is_one_graph_with_the_same_result():
     torch.manual_seed(0)

@@ -84,7 +84,7 @@ void store_rows(int dim, int present, float* columns, const __m512* factors, Bf1
     transpose(dim, BLOCK, reinterpret_cast<Word*>(columns), BLOCK, reinterpret_cast<Word*>(turned), dim);
     for (int r = 0; r < present; ++r)
         for (int d = 0; d < dim; d += 16)
-            _mm256_storeu_si256((__m256i*)(to + r * to_row + d), narrow16(_mm512_loadu_ps(turned + r * dim + d)));
+            store16(to + r * to_row + d, _mm512_loadu_ps(turned + r * dim + d));
 }
 
 void forward_head(const Sizes& sizes, const Mask& mask, float scale, const Bf16* q, int64_t q_row, const Bf16* k,
@@ -230,9 +230,8 @@ void backward_head(const Sizes& sizes, const Mask& mask, float scale, const Give
         __m512 sum = _mm512_setzero_ps();
         if (t < sizes.time)
             for (int d = 0; d < dim; d += 16)
-                sum = _mm512_fmadd_ps(wide16(_mm256_loadu_si256((const __m256i*)(given.out + t * given.out_row + d))),
-                                      wide16(_mm256_loadu_si256((const __m256i*)(given.slope + t * given.slope_row + d))),
-                                      sum);
+                sum = _mm512_fmadd_ps(load16(given.out + t * given.out_row + d),
+                                      load16(given.slope + t * given.slope_row + d), sum);
         inner[t] = _mm512_reduce_add_ps(sum);
         logs[t] = t < sizes.time ? given.log_sums[t] : 0;
     }
@@ -253,7 +252,7 @@ void backward_head(const Sizes& sizes, const Mask& mask, float scale, const Give
                         int at = (r + two) * BLOCK + n;
                         weight[two] = exp2_16(_mm512_fmsub_ps(_mm512_loadu_ps(scores.get() + at), unit, log));
                         step[two] = _mm512_mul_ps(weight[two], _mm512_sub_ps(_mm512_loadu_ps(slopes.get() + at), own));
-                        _mm256_storeu_si256((__m256i*)(weights.get() + at), narrow16(weight[two]));
+                        store16(weights.get() + at, weight[two]);
                     }
                     __m256i even = narrow16(step[0]), odd = narrow16(step[1]);
                     _mm256_storeu_si256((__m256i*)(steps.get() + r * BLOCK + n), even);
@@ -279,8 +278,7 @@ void backward_head(const Sizes& sizes, const Mask& mask, float scale, const Give
 void store_sums(const Sizes& sizes, const float* sums, float factor, Bf16* to, int64_t to_row) {
     for (int64_t t = 0; t < sizes.time; ++t)
         for (int64_t d = 0; d < sizes.dim; d += 16)
-            _mm256_storeu_si256((__m256i*)(to + t * to_row + d),
-                                narrow16(_mm512_mul_ps(_mm512_loadu_ps(sums + t * sizes.dim + d), _mm512_set1_ps(factor))));
+            store16(to + t * to_row + d, _mm512_mul_ps(_mm512_loadu_ps(sums + t * sizes.dim + d), _mm512_set1_ps(factor)));
 }
 
 }  // namespace

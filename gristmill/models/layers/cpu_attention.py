@@ -7,7 +7,6 @@ Two operators of torch, so that compiled blocks, checkpointing and fake tensors 
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +117,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _call(name: str, laid_out: tuple[Tensor, ...], tensors: tuple[Tensor, ...], kv_heads: int,
           documents: Tensor | None, causal: bool, window: int, scale: float) -> None:
-    found = native.library(SOURCE)
-    assert found is not None
-    documents = None if documents is None else documents.contiguous()
     batch, heads, time, size = tensors[0].shape
-    getattr(found, name)(
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), _numbers(batch, heads, kv_heads, time, size),
-        _numbers(*(step for tensor in laid_out for step in tensor.stride()[:3])),
-        ctypes.c_void_p(0 if documents is None else documents.data_ptr()), ctypes.c_int64(causal),
-        ctypes.c_int64(window), ctypes.c_double(scale))
-
-
-def _numbers(*numbers: int) -> Any:
-    return (ctypes.c_int64 * len(numbers))(*numbers)
+    strides = tuple(step for tensor in laid_out for step in tensor.stride()[:3])
+    native.call(SOURCE, name, *tensors, (batch, heads, kv_heads, time, size), strides,
+                None if documents is None else documents.contiguous(), causal, window, scale)

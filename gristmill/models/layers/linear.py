@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.models.layers import cpu_linear
+
 PLAIN = (Tensor, nn.Parameter)
 """Types of weights that may be laid side by side; those of tensor parallelism, for instance, may not."""
 
@@ -16,13 +18,28 @@ def joined_linear(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
     Where one of them is more than a plain layer (another class, hooks, a weight that is not a plain tensor), each is
     called as a module, so that whatever was put around it happens.
     """
-    if not all(map(_plain, linears)):
+    if not all(map(plain, linears)):
         return tuple(linear(x) for linear in linears)
-    weight = torch.cat([linear.weight for linear in linears])
-    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    return F.linear(x, weight, bias).split([linear.out_features for linear in linears], dim=-1)
+    weights = [linear.weight for linear in linears]
+    bias = None if linears[0].bias is None else _joined([linear.bias for linear in linears])
+    if cpu_linear.takes(x, weights):
+        out = cpu_linear.linear(x, weights)
+        out = out if bias is None else out + bias.to(out.dtype)
+    else:
+        out = F.linear(x, _joined(weights), bias)
+    return out.split([linear.out_features for linear in linears], dim=-1)
 
 
-def _plain(linear: nn.Module) -> bool:
+def one_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """A projection, as by `joined_linear`."""
+    return joined_linear(x, linear)[0]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def plain(linear: nn.Module) -> bool:
+    """Whether a layer is no more than its weight and bias."""
     return (type(linear) is nn.Linear and type(linear.weight) in PLAIN
             and not linear._forward_hooks and not linear._forward_pre_hooks)

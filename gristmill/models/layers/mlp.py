@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.models.layers.linear import joined_linear
+from gristmill.models.layers import cpu_linear
+from gristmill.models.layers.linear import joined_linear, one_linear, plain
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": lambda x: F.gelu(x, approximate="tanh")}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,8 +31,13 @@ class GatedMLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        layers = self.gate, self.up, self.down
+        if self.activation == "swiglu" and all(map(plain, layers)) and self.down.bias is None:
+            weights = [layer.weight for layer in layers]
+            if cpu_linear.takes(x, weights):
+                return cpu_linear.gated(x, *weights)
         gate, up = joined_linear(x, self.gate, self.up)
-        return self.down(GATES[self.activation](gate) * up)
+        return one_linear(GATES[self.activation](gate) * up, self.down)
 
 
 class MLP(nn.Module):
@@ -44,7 +50,7 @@ class MLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return one_linear(ACTIVATIONS[self.activation](one_linear(x, self.up)), self.down)
 
 
 def make_mlp(dim: int, inner: int, activation: str, bias: bool) -> GatedMLP | MLP:
