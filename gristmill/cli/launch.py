@@ -27,7 +27,9 @@ def command(
         metavar="-- [RUN OPTIONS]", help="After `--`: options for `gristmill run`, e.g. -- --until base.")] = None,
     nodes: Annotated[int, typer.Option(help="Machines; several need a shared folder for --runs-dir.")] = 1,
     min_nodes: Annotated[int | None, typer.Option(
-        help="Go on with as few, when nodes are lost; they may come back. For torchrun.")] = None,
+        metavar="N", help="Begin with as few nodes, and go on with as few when nodes are lost; others, up to --nodes, "
+        "join when they come, and training goes on from its last checkpoint. For torchrun, with --parallel auto."
+    )] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of a node.")] = 0,
     processes: Annotated[int | None, typer.Option(
         help="Processes of a node; default one a GPU, at least one.")] = None,
@@ -87,6 +89,7 @@ def command(
         node_selector=_pairs(node_selector, "--node-selector"),
         tolerations=tuple(_toleration(each) for each in toleration or ()))
     check_secrets(job)
+    _check_range(job, parallel)
     check_layout(parallel, job.world)
     row = SCHEDULERS[on.value]
     written = row.text(job)
@@ -153,6 +156,15 @@ def _checked(recipe: Path, options: Sequence[str]) -> tuple[Any, str, str]:
         raise UserError(f"the recipe has no stage {until!r}", where="run options",
                         fix=f"one of {', '.join(typed.stages)}")
     return typed, recipe.read_text(encoding="utf-8"), context.params["parallel"]
+
+
+def _check_range(job: Any, parallel: str) -> None:
+    """Raise UserError where nodes may come and go, and the layout is for one number of processes."""
+    from gristmill.core.errors import UserError
+
+    if job.elastic and parallel.strip() != "auto":
+        raise UserError(f"{parallel} is for one number of processes, and with --min-nodes {job.min_nodes} it changes",
+                        where="--parallel", fix="leave it at auto, or give --nodes only")
 
 
 def _label(name: str) -> str:

@@ -16,6 +16,12 @@ class Compile(StrEnum):
     never = "never"
 
 
+class CudaGraphs(StrEnum):
+    never = "never"
+    auto = "auto"
+    always = "always"
+
+
 class Precision(StrEnum):
     auto = "auto"
     bf16 = "bf16"
@@ -39,6 +45,9 @@ def command(
     executor: Annotated[str, typer.Option(
         metavar="local|ray|ray://HOST:PORT", help="Who does data work: processes of this machine, or Ray.")] = "local",
     compile_: Annotated[Compile, typer.Option("--compile", help="Whether models are compiled.")] = Compile.auto,
+    cuda_graphs: Annotated[CudaGraphs, typer.Option(
+        "--cuda-graphs", help="Forward and backward of a micro-batch as one launch, for small decoders on one GPU; "
+        "auto does so where it can be (docs/training-speed.md).")] = CudaGraphs.never,
     precision: Annotated[Precision, typer.Option(help="auto takes bf16 where the device has it, else fp16 on a "
                                                      "GPU; float8 is for large models on Hopper and newer "
                                                      "(docs/training-memory.md).")] = Precision.auto,
@@ -76,6 +85,7 @@ def command(
 
     runtime = Runtime(
         device=device, threads=threads, workers=workers, executor=executor, compile=compile_.value,
+        cuda_graphs=cuda_graphs.value,
         precision=precision.value, parallel=parallel, hang_after=hang_after,
         check_ranks=check_ranks, track=tuple(track or ()), profile=profile, memory_snapshot=memory_snapshot,
         deterministic=deterministic,

@@ -29,6 +29,8 @@ class Runtime:
     """Who does data work: local (processes of this machine), ray (a Ray on this machine) or ray://host:port."""
     compile: str = "auto"
     """auto, always or never: torch.compile of the model's blocks."""
+    cuda_graphs: str = "never"
+    """never, auto (where they can be) or always: forward and backward of a micro-batch as one CUDA graph."""
     precision: str = "auto"
     """auto (bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU), bf16, fp32, fp16, or float8 (bf16 with
     float8 products in the large layers)."""

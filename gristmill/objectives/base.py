@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
+IGNORED = -100
+"""Targets with this value count for nothing."""
 
 
 @dataclass

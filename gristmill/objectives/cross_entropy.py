@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.objectives import cpu_head
+from gristmill.objectives.base import IGNORED as IGNORED
+from gristmill.objectives.known_targets import counted_rows, known_of
 
-IGNORED = -100
-"""Targets with this value count for nothing."""
 CHUNK = 512
 """Tokens whose logits exist at one time."""
 LOGITS = 2**24
@@ -115,22 +115,25 @@ def head_loss(
     (Gemma 2, arXiv:2408.00118, section 2).
     """
     options = Options(label_smoothing, z_loss, soft_cap, chunk or CHUNK)
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden = hidden.to(dtype)
-        if not _whole(hidden, head, bias, None, options):
-            head = head.to(dtype)
-    kept = targets != IGNORED
-    weights = None
-    if torch.compiler.is_compiling():  # shapes that hang on the data cannot be traced: ignored rows are zeroed
+    cast = torch.is_autocast_enabled(hidden.device.type)
+    if cast:
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    compiling = torch.compiler.is_compiling()
+    weights, known = None, None if compiling else known_of(targets)
+    if compiling or (known is not None and known.weighed):  # no shape may hang on the data: ignored rows are zeroed
+        kept = targets != IGNORED
         weights, targets = kept.float(), targets.masked_fill(~kept, 0)
-    elif not bool(kept.all()):  # left out rather than masked: with loss on answers only, most rows are
-        hidden, targets = hidden[kept], targets[kept]
-    noted = None if torch.compiler.is_compiling() else _calls.get()
+    else:  # left out rather than masked: with loss on answers only, most rows are
+        rows = counted_rows(targets) if known is None else known.rows
+        if rows is not None:
+            hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
+    if cast and not _whole(hidden, head, bias, weights, options):
+        head = head.to(hidden.dtype)
+    noted = None if compiling else _calls.get()
     if noted is not None:
         noted.append(HeadCall(hidden, head.to(hidden.dtype), bias, soft_cap))
-    if chunk is None and _simple(bias, weights, options) and (
-            cpu_head.takes_whole(hidden, head) or cpu_head.takes(hidden, head)):
+    if (chunk is None and not _whole(hidden, head, bias, weights, options)
+            and _in_place(hidden, head, bias, weights, options)):
         options = options._replace(chunk=max(CHUNK, LOGITS // head.shape[0]))
     learnt = hidden.requires_grad or head.requires_grad or (bias is not None and bias.requires_grad)
     if not torch.is_grad_enabled() or not learnt:

@@ -93,7 +93,8 @@ class _Store:
         except (RuntimeError, ValueError) as error:
             raise MachineError(f"process {here.rank} finds nobody at {host}:{port} ({first_line(error)})",
                                fix="the port must be open between the nodes") from error
-        self.root = dist.PrefixStore(f"gristmill/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        # Not by TORCHELASTIC_RESTART_COUNT: each node's torchrun counts for itself, and one that joins begins at 0.
+        self.root = dist.PrefixStore("gristmill", store)
         self.session: Any = None
 
     def open_session(self, name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.objectives.base import Batch
+from gristmill.objectives.known_targets import Known, knows
 from gristmill.training.device import Compute
 from gristmill.training.micro_batch import Metrics, Sums
 
@@ -79,15 +80,18 @@ class Accumulation:
     """Called after the weights were used without gradients: FSDP2 forgets what it had gathered."""
     after: Callable[[int], None] | None = None
     """Told the number of a micro-batch when its gradients are there."""
+    knows_targets: bool = False
+    """Whether the head is told which targets count (`objectives.known_targets`)."""
 
     def run(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> tuple[Sums, Metrics]:
         sums: Sums = {}
         metrics: Metrics = {}
         for at, batch in enumerate(window):
-            batch = self._moved(batch)
+            there = self._moved(batch)
+            known = Known.of(batch, there, self.compute.moved) if self.knows_targets else None
             with self.together(at == len(window) - 1):
-                with self.compute.autocast():
-                    found, measured = self.module(batch)
+                with knows(known), self.compute.autocast():
+                    found, measured = self.module(there)
                 loss = sum(factors[name] * value for name, value in found.items())
                 loss.backward()  # type: ignore[union-attr]
             add(sums, metrics, found, measured)
@@ -116,8 +120,11 @@ class Accumulation:
     def telemetry(self) -> dict[str, float]:
         return {}
 
+    def forget(self) -> None:
+        """Let go of whatever was made for the shapes of micro-batches so far: others come."""
+
     def _moved(self, batch: Batch) -> Batch:
-        return self.part({name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()})
+        return self.part({name: self.compute.moved(tensor) for name, tensor in batch.items()})
 
 
 def add(sums: Sums, metrics: Metrics, found: Sums, measured: Metrics) -> None:

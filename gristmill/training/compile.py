@@ -18,12 +18,17 @@ def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
     """The rule: `always`, `never`, or (auto) when the run is long enough and a compiler is there."""
     if runtime.compile == "never":
         return False
-    problem = compiler_problem() if runtime.device != "cuda" else None
+    problem = compiler_problem(gpu=on_gpu(runtime))
     if runtime.compile == "always":
         if problem:
             raise MachineError(f"compile: always was asked for, but {problem}", fix="install it, or use compile: auto")
         return True
     return problem is None and expected_seconds > BREAK_EVEN_SECONDS
+
+
+def on_gpu(runtime: Runtime) -> bool:
+    """Whether `device.prepare` takes a GPU."""
+    return runtime.device.startswith("cuda") or (runtime.device == "auto" and torch.cuda.is_available())
 
 
 def compile_blocks(model: Body) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gristmill.core.errors import MachineError, UserError
 from gristmill.core.stage import Runtime
@@ -37,6 +39,13 @@ class Compute:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """`tensor` on this device; a GPU is not waited for. Copies out of ordinary memory may wait until the device has
+        done all it was given, hence the pinned one between, which torch keeps until it has been read."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -87,13 +96,20 @@ def keep_freed_memory() -> bool:
         return False
 
 
-def compiler_problem() -> str | None:
-    """Why torch.compile cannot work on a CPU here, or None if it can."""
+def compiler_problem(gpu: bool = False) -> str | None:
+    """Why torch.compile cannot work here, or None if it can. gpu: for a GPU, for which Triton compiles; its launchers
+    are C, and are built against Python."""
     if sys.platform == "win32":
-        return "torch.compile on a CPU needs Linux or macOS"
-    compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++") if shutil.which(c)), None)
+        return "torch.compile needs Linux or macOS"
+    if gpu:
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is missing (pip install triton)"
+        variable, names = "CC", ("gcc", "clang")
+    else:
+        variable, names = "CXX", ("g++", "clang++")
+    compiler = os.environ.get(variable) or next((name for name in names if shutil.which(name)), None)
     if compiler is None or shutil.which(compiler) is None:
-        return "no C++ compiler (install g++)"
+        return f"no {'C' if gpu else 'C++'} compiler (install {names[0]})"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return "the Python headers are missing (install python3-dev)"
     return None

@@ -155,6 +155,7 @@ def put_back(trainer: Any) -> Iterator[None]:
         yield
     finally:
         trainer.optimizer.zero_grad()
+        getattr(trainer.passes, "forget", lambda: None)()
         with torch.no_grad():
             for name, tensor in trainer.state().items():
                 tensor.copy_(before[name])

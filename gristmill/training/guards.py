@@ -65,9 +65,10 @@ class Guards:
         factor = 1.0 if self.scaler is None else self.scaler.factor()
         # Gradients are sums over the count of the whole update; those of a part are made means of their own.
         own = self.first * (counted / max(first, 1)) ** 2
-        shared = torch.stack([own, torch.tensor(float(first), device=own.device)])
+        shared = torch.stack([own, torch.full((), float(first), device=own.device)])
         small, size = self.world.sum(shared, "tokens") / self.world.size
-        everything = torch.as_tensor(counted, dtype=torch.float32, device=own.device)
+        everything = counted.float() if isinstance(counted, Tensor) else torch.full((), float(counted),
+                                                                                    device=own.device)
         self.noise.add(small / factor**2, size, norm.square() / factor**2, everything)
 
     def judge(self, parameters: Iterable[nn.Parameter], loss: Tensor | None, norm: Tensor

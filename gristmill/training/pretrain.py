@@ -38,8 +38,9 @@ from gristmill.tokens import (
     materialise,
 )
 from gristmill.training.budget import Budget, Here, allowance, counted_steps
-from gristmill.training.compile import should_compile
+from gristmill.training.compile import on_gpu, should_compile
 from gristmill.training.config import TrainingConfig
+from gristmill.training.cuda_graphs import refuse_graphs_of_many_shapes
 from gristmill.training.device import Compute, prepare
 from gristmill.training.fit_memory import Fit, available_bytes, fitting, try_out
 from gristmill.training.hardware import Hardware, power_meter
@@ -54,6 +55,8 @@ from gristmill.training.reading import Windows, check_reading, describe_packing
 from gristmill.training.watching import hosts
 
 MEASURED_UPDATES = 4
+CPU_PACE, GPU_PACE = 0.5e12, 1e14
+"""FLOP/s that a small CPU and a GPU of this decade reach, about: whether compiling pays is decided by them."""
 
 
 @stage(kind="pretrain", produces="model", many_processes=True)
@@ -109,6 +112,9 @@ class Pretrain:
     def run(self, context: StageContext) -> dict[str, Any]:
         began = time.monotonic()
         compute = prepare(context.runtime)
+        refuse_graphs_of_many_shapes(
+            context.runtime.cuda_graphs, context.name, batches_grow=self.batch_warmup is not None,
+            rows_grow=self.curriculum is not None and self.curriculum.short_rows is not None)
         source = context.inputs[self.tokenizer or self.start]  # type: ignore[index]
         tokenizer = Tokenizer.load(source.path)
         seed = context.seed
@@ -236,9 +242,10 @@ class Pretrain:
         if self.budget.timed:
             seconds = allowance(self.budget, here).seconds - (time.monotonic() - began)
         else:
-            # Without a measurement: 0.5 TFLOP/s is what a small CPU reaches; only this choice hangs on it.
+            # Without a measurement; only this choice hangs on it.
             steps, _ = self._steps(positions, length, model)
-            seconds = steps * positions.batch * length * model.config.flops_per_token(length) / 0.5e12
+            pace = GPU_PACE if on_gpu(context.runtime) else CPU_PACE
+            seconds = steps * positions.batch * length * model.config.flops_per_token(length) / pace
         compiled = should_compile(context.runtime, seconds)
         if compiled:
             context.progress.say("  compiling the model's blocks (once, about half a minute) ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class Watching:
                               memory=runtime.memory_snapshot, holding=holding, rank=world.rank, say=say)
         described = {**_plan(folder), "training": to_plain(settings)}
         trackers = [Tracker(spec, name, telemetry, described, say) for spec in runtime.track] if world.main else []
-        signs = Watch(telemetry / "ranks", world.rank, world.size, limit=runtime.hang_after)
+        signs = Watch(telemetry / "ranks", world.rank, world.size, limit=runtime.hang_after,
+                      start=world.tell(uuid.uuid4().hex))
         return cls(meter, recording, trackers, signs, Stragglers(world, say=say))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

@@ -109,6 +109,23 @@ def test_one_process_a_gpu_unless_told_otherwise(place):
     assert "a folder that all nodes share" not in alone.stderr
 
 
+def test_a_range_of_nodes_needs_a_layout_that_fits_each_of_them(place):
+    words = ["toy.yaml", "--on", "torchrun", "--nodes", "4", "--min-nodes", "2", "--restarts", "9"]
+    done = launch(*words)
+    assert "--nnodes=2:4 " in done.stdout
+    assert "each that is lost uses up one of --restarts 9, and the one that HEAD names must stay" in done.stderr
+    fixed = launch(*words, "--", "--parallel", "shard=4")
+    assert fixed.exit_code == 2
+    assert "--parallel: shard=4 is for one number of processes, and with --min-nodes 2 it changes" in fixed.stderr
+    more = launch(*words[:-2], "--min-nodes", "5")
+    assert more.exit_code == 2
+    assert "--min-nodes: 5 is more than --nodes 4" in more.stderr
+    no_range = launch("toy.yaml", "--on", "torchrun", "--nodes", "2", "--min-nodes", "2", "--", "--parallel", "shard=2")
+    assert no_range.exit_code == 0, no_range.output
+    assert "uses up one of" not in no_range.stderr
+    assert launch("toy.yaml", "--on", "slurm", "--nodes", "4", "--min-nodes", "2").exit_code == 2
+
+
 def test_a_missing_recipe_is_named(place):
     done = launch("none.yaml", "--on", "slurm")
     assert done.exit_code == 2

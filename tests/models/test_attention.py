@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gristmill.models.layers.attention import attention, blocked, reference, sdpa
 from gristmill.models.layers.flex import flex, pays_flex
-from gristmill.models.layers.masks import FULL, Pattern
+from gristmill.models.layers.masks import CAUSAL, FULL, Pattern
 from tests.models.patterns import PATTERNS, seen
 
 CLOSE = {"atol": 2e-6, "rtol": 0}
@@ -167,9 +167,22 @@ def test_rows_of_one_token_and_batches_of_none():
     torch.testing.assert_close(attention(q, k, v), v.repeat_interleave(2, dim=1), **CLOSE)
 
 
+@pytest.mark.parametrize(("pattern", "documents", "time", "size", "pays"), [
+    (CAUSAL, False, 4096, 64, False), (CAUSAL, True, 4096, 64, True), (CAUSAL, True, 1023, 64, False),
+    (CAUSAL, True, 4096, 48, False), (Pattern(window=64), False, 4096, 64, True),
+    (Pattern(window=2048), False, 4096, 64, False), (Pattern(window=2048), True, 4096, 64, True)])
+def test_flex_pays_where_torch_would_read_a_mask_of_all_scores(pattern, documents, time, size, pays, monkeypatch):
+    class OnGPU:
+        device, shape = torch.device("cuda"), (1, 1, time, size)
+
+    monkeypatch.setattr("gristmill.models.layers.flex.HAS_COMPILER", True)
+    assert pays_flex(OnGPU(), time, pattern, documents) == pays  # type: ignore[arg-type]
+
+
 def test_flex_is_for_long_rows_of_which_little_is_seen():
     q = torch.empty(1, 1, 4096, 64, device="meta")
     assert not pays_flex(q, 4096, Pattern(window=64)), "not on this device"
+    assert not pays_flex(q, 4096, CAUSAL, documents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="neither a bias nor dropout"):
@@ -177,7 +190,7 @@ def test_flex_is_for_long_rows_of_which_little_is_seen():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention is for CUDA")
-@pytest.mark.parametrize("name", ["sliding window", "strided", "block-sparse"])
+@pytest.mark.parametrize("name", ["causal", "sliding window", "strided", "block-sparse"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_flex_on_a_gpu_equals_the_reference_forwards_and_backwards(name, packed):
     results = []

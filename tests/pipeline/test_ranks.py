@@ -53,14 +53,15 @@ class Processes:
     """The processes of one run, started as torchrun would; the first one serves the store."""
 
     def __init__(self, folder: Path, runs: Path, recipe: dict[str, Any], size: int = 2, **options: Any) -> None:
-        environment = options.pop("environment", {})
+        environment = options.pop("environment", {})  # of all, or of each
+        each = environment if isinstance(environment, list) else [environment] * size
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         context = forkserver()
         words = [str(runs), json.dumps(recipe), json.dumps(options)]
-        self.processes = [context.Process(target=serve, args=(rank, size, port, str(folder), words, environment))
+        self.processes = [context.Process(target=serve, args=(rank, size, port, str(folder), words, each[rank]))
                           for rank in range(size)]
         for process in self.processes:
             process.start()
@@ -100,6 +101,12 @@ def test_all_take_part_where_they_can_and_only_the_first_writes_and_speaks(start
     again = start(recipe(), size=2).ended()
     assert [each.code for each in again] == [0, 0]
     assert json.loads(again[0].out)["ran"] == []
+
+
+def test_nodes_of_which_one_has_joined_later_find_each_other(start):
+    """Each torchrun counts its own restarts: the first one has lost a node before this one came."""
+    left = start(recipe(), environment=[{"TORCHELASTIC_RESTART_COUNT": count} for count in ("1", "0")]).ended()
+    assert [each.code for each in left] == [0, 0], left
 
 
 def test_a_recipe_without_such_stages_runs_unchanged(start, runs, tmp_path):

@@ -47,7 +47,7 @@ def attention(
         if of_itself and takes(q, k, pattern):
             return cpu_attention(q, k, v, document_ids, pattern, _scale(q, scale))
         backend = blocked
-    elif bias is None and not dropout and pays_flex(q, k.shape[-2], pattern):
+    elif bias is None and not dropout and pays_flex(q, k.shape[-2], pattern, document_ids is not None):
         backend = flex
     return backend(q, k, v, document_ids, pattern=pattern, key_document_ids=key_document_ids, prefix=prefix, bias=bias,
                    scale=scale, dropout=dropout, first=first)

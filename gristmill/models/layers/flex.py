@@ -16,18 +16,20 @@ SHORTEST = 1024
 SHARE = 4
 """Least number of times that the keys of a row exceed those that a query sees."""
 HEAD_SIZES = (16, 32, 64, 128, 256)
+HAS_COMPILER = importlib.util.find_spec("triton") is not None
+"""Looked up once: inside of a compiled block the search itself would be traced."""
 
 
-def pays_flex(q: Tensor, keys: int, pattern: Pattern) -> bool:
-    """Whether this pattern hides so much of long rows that flex attention beats a mask over all scores; CUDA only,
-    and only where torch can compile for it."""
+def pays_flex(q: Tensor, keys: int, pattern: Pattern, documents: bool = False) -> bool:
+    """Whether flex attention beats a mask over all scores: of long rows, where the pattern hides most, or where there
+    are documents, for which torch's other kernels would read a mask of all scores and skip nothing; CUDA only, and
+    only where torch can compile for it."""
     return (
         q.device.type == "cuda"
-        and not pattern.plain
         and keys == q.shape[-2] >= SHORTEST
         and q.shape[-1] in HEAD_SIZES
-        and seen_keys(pattern, keys) * SHARE <= keys
-        and _has_compiler()
+        and (documents or seen_keys(pattern, keys) * SHARE <= keys)
+        and HAS_COMPILER
     )
 
 
@@ -54,8 +56,7 @@ def flex(
     of_keys = document_ids if key_document_ids is None else key_document_ids
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        # Called with single positions; `visible` wants a key axis.
-        inside = pattern.visible(query + first, key[None])[..., 0]
+        inside = pattern.sees(query + first, key)
         if prefix is not None:
             inside = inside | prefix[row, key]
         if document_ids is not None and of_keys is not None:
@@ -72,7 +73,7 @@ def _pattern_mask(pattern: Pattern, queries: int, keys: int, device: torch.devic
     from torch.nn.attention.flex_attention import create_block_mask
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return pattern.visible(query + first, key[None])[..., 0]
+        return pattern.sees(query + first, key)
 
     return create_block_mask(seen, None, None, queries, keys, device=device)
 
@@ -87,8 +88,3 @@ def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
-
-
-@functools.cache
-def _has_compiler() -> bool:
-    return importlib.util.find_spec("triton") is not None

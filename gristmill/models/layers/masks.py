@@ -41,13 +41,18 @@ class Pattern:
 
     def visible(self, rows: Tensor, columns: Tensor) -> Tensor:
         """rows (..., queries) and columns (keys,) are positions -> (..., queries, keys) of bool."""
-        ahead = columns - rows[..., None]
+        return self.sees(rows[..., None], columns)
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether the query at one position sees the key at another, element by element; both of any shape that
+        broadcasts to the other's. (Axes are the caller's: what torch compiles into a kernel may not have any.)"""
+        ahead = key - query
         seen = ahead <= 0 if self.causal else torch.ones_like(ahead, dtype=torch.bool)
         if self.plain:
             return seen
         if self.block > 1:
-            rows, columns = rows // self.block, columns // self.block
-            ahead = columns - rows[..., None]
+            query, key = query // self.block, key // self.block
+            ahead = key - query
         distance, chosen = ahead.abs(), torch.zeros_like(seen)
         if self.window is not None:
             near = distance < self.window * self.dilation
@@ -55,7 +60,7 @@ class Pattern:
         if self.stride is not None:
             chosen = chosen | (distance % self.stride == 0)
         if self.global_tokens:
-            chosen = chosen | (columns < self.global_tokens) | (rows < self.global_tokens)[..., None]
+            chosen = chosen | (key < self.global_tokens) | (query < self.global_tokens)
         return seen & chosen
 
     def reach(self, start: int, stop: int, keys: int) -> Runs:

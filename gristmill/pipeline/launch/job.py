@@ -36,7 +36,7 @@ class Job:
     """Further options of `gristmill run`."""
     nodes: int = 1
     min_nodes: int | None = None
-    """Where nodes may come and go: with how many the run still goes on."""
+    """Where nodes may come and go: with how many the run begins, and still goes on."""
     processes: int = 1
     gpus: int = 0
     cpus: int | None = None
@@ -92,6 +92,11 @@ class Job:
     def world(self) -> int:
         """Processes altogether."""
         return self.nodes * self.processes
+
+    @property
+    def elastic(self) -> bool:
+        """Whether nodes may come and go."""
+        return self.min_nodes is not None and self.min_nodes < self.nodes
 
     @property
     def threads(self) -> int | None:

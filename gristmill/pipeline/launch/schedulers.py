@@ -92,4 +92,7 @@ def notes(name: str, job: Job) -> list[str]:
         found.append("--image needs the Pyxis plugin on the cluster")
     if name == "torchrun" and job.nodes > 1:
         found.append("start the script on every node, with HEAD set to the first one's address")
+    if job.elastic:
+        found.append(f"a node may join at any time; each that is lost uses up one of --restarts {job.restarts}, and "
+                     "the one that HEAD names must stay")
     return found

@@ -64,6 +64,11 @@ class Joined(torch.optim.Optimizer):
             else:
                 self._step_and_put_back(part, skip)
 
+    @property
+    def selects(self) -> bool:
+        """Whether `step_unless` costs nothing: torch's fused optimizers select in the kernel that steps."""
+        return all(part.defaults.get("fused") for part in self.parts)
+
     @staticmethod
     def _step_and_put_back(part: torch.optim.Optimizer, skip: torch.Tensor) -> None:
         moved = [parameter for group in part.param_groups for parameter in group["params"]

@@ -14,6 +14,7 @@ from torch import nn
 from gristmill.models.body import Body
 from gristmill.models.layers.float8 import float8_linears
 from gristmill.objectives.base import Objective
+from gristmill.training import cuda_graphs
 from gristmill.training.accumulate import Accumulation, Everything, Part, Passes
 from gristmill.training.activation_checkpointing import Checkpointing, checkpoint_activations
 from gristmill.training.compile import compile_blocks
@@ -45,6 +46,8 @@ def parallelise(
     where the model cannot be cut so.
     """
     layout = world.layout
+    graphs = cuda_graphs.wanted(model, objective, attached, world, compute, compiled=settings.compile,
+                                checkpointing=settings.checkpointing)
     if layout.pipeline > 1:
         from gristmill.training.parallel import pipeline
 
@@ -53,7 +56,11 @@ def parallelise(
     withheld = weights.withhold(module, world)
     part = cut(model, objective, attached, world)
     change_blocks(model, settings)
-    passes = Accumulation(module, compute, part=part)
+    if graphs:
+        passes: Accumulation = cuda_graphs.Graphed(module, compute, strict=compute.runtime.cuda_graphs == "always")
+    else:
+        passes = Accumulation(module, compute, part=part)
+    passes.knows_targets = compute.device.type == "cuda" and layout.tensor * layout.context == 1
     if data.shares_weights(world):
         passes.module, passes.together, passes.settle = data.shard(module, model, world, compute)
     if withheld is not None:

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from gristmill.models.body import Body
-from gristmill.models.decoder import Decoder
+from gristmill.models.decoder import Attention, Decoder
 from gristmill.models.layers.experts import Experts
 from gristmill.models.layers.moe import expert_layers
 from gristmill.training.device import Compute
@@ -101,7 +101,9 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
     if world.layout.offload and world.device.type != "cpu":
         offload = CPUOffloadPolicy()
     # What autocast casts in every block is gathered in bf16. All else stays fp32, as in one process, and belongs to the
-    # group around the blocks: norms and routers in a group of each block would be two messages more, a block.
+    # group around the blocks: norms and routers in a group of each block would be two messages more, a block. That
+    # group is whole from the forward pass to the end of the backward pass, so where memory is short tables of value
+    # embeddings do not belong to it: each is gathered for its reading, which is all that needs it.
     lower = compute.dtype if compute.dtype != torch.float32 else None
     inside = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32, cast_forward_inputs=False)
     around = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -113,9 +115,13 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
         shard_experts(model, world, reshard_after_forward=not kept, mp_policy=inside, offload_policy=offload)
     blocks = list(model.all_blocks)
     cast = {parameter for block in blocks for parameter in {*block.parameters()} - never_cast(block)}
+    tables = [] if kept else [table for block in blocks for table in value_tables(block)]
     # The outer group first: later it would not find what lies inside of the others.
     fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=around, offload_policy=offload,
-                shard_placement_fn=along, ignored_params=cast)
+                shard_placement_fn=along, ignored_params=cast | {p for table in tables for p in table.parameters()})
+    for table in tables:
+        fully_shard(table, mesh=mesh, reshard_after_forward=True, mp_policy=around, offload_policy=offload,
+                    shard_placement_fn=along).set_unshard_in_backward(False)  # its gradient needs no row of it
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=not kept, mp_policy=inside, offload_policy=offload,
                     shard_placement_fn=along, ignored_params=never_cast(block))
@@ -139,12 +145,17 @@ def shard(module: MicroBatch, model: Body, world: World, compute: Compute) -> Sh
 
 
 def never_cast(block: nn.Module) -> set[nn.Parameter]:
-    """What autocast leaves in fp32: all but the weights of linear layers, experts and tables. Routers are linear, and
-    compute in fp32 all the same. Tables of value embeddings are read in fp32 in one process, but too large for that
-    here."""
-    cast, routers = (nn.Linear, nn.Embedding, Experts), {layer.router for layer in expert_layers(block)}
+    """What autocast leaves in fp32: all but the weights of linear layers and experts. Routers are linear, and compute
+    in fp32 all the same."""
+    cast, routers = (nn.Linear, Experts), {layer.router for layer in expert_layers(block)}
     return {parameter for part in block.modules() if part in routers or not isinstance(part, cast)
             for parameter in part.parameters(recurse=False)}
+
+
+def value_tables(block: nn.Module) -> list[nn.Embedding]:
+    """The tables of value embeddings: a row for every token, as wide as the values, in every second block."""
+    return [part.value_embedding for part in block.modules()
+            if isinstance(part, Attention) and part.value_embedding is not None]
 
 
 def other_side(parameter: nn.Parameter, size: int) -> Shard | None:

@@ -248,7 +248,7 @@ class Pipeline:
 
     def _begin(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> None:
         self._wait()
-        moved = [{name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
+        moved = [{name: self.compute.moved(tensor) for name, tensor in batch.items()}
                  for batch in window]
         for stage in self.stages:
             stage.train(self.model.training)

@@ -47,7 +47,7 @@ class Sign:
     looks: int = -1
     """Grows as long as the process lives, even if its main thread is stuck."""
     start: str = ""
-    """Which start of torchrun it belongs to: a file of an earlier one says nothing."""
+    """Which start of all processes it belongs to: a file of an earlier one says nothing."""
     first: bool = True
     """Whether no step has been finished yet."""
     lost: bool = False
@@ -59,14 +59,16 @@ class Watch:
     adds up its time."""
 
     def __init__(self, folder: Path, rank: int = 0, size: int = 1, *, limit: float = 900.0, every: float = 2.0,
-                 leave: Callable[[int], Any] = os._exit) -> None:
-        """folder: of all processes' signs, on a file system that they share. limit: seconds; 0 watches nothing."""
+                 start: str = "", leave: Callable[[int], Any] = os._exit) -> None:
+        """folder: of all processes' signs, on a file system that they share. limit: seconds; 0 watches nothing.
+        start: a name of this start, the same on all processes; torchrun's count of restarts is not, where nodes join.
+        """
         self.folder, self.rank, self.size, self.limit, self.leave = folder, rank, size, limit, leave
         self.every = min(every, limit / 10) if limit else every
         self.step, self.phase, self.since, self.beats, self.first = -1, "start", time.monotonic(), 0, True
         self.spent: dict[str, float] = {}
         self.main = threading.main_thread().ident
-        self.start_name = ":".join(os.environ.get(f"TORCHELASTIC_{n}", "") for n in ("RUN_ID", "RESTART_COUNT"))
+        self.start_name = start
         self._looks, self._stopped = 0, threading.Event()
         self._thread: threading.Thread | None = None
 

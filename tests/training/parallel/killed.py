@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gristmill.core import interrupt
 from gristmill.core.stage import Runtime
 from gristmill.models.decoder import Decoder
 from gristmill.objectives.causal_lm import CausalLM
@@ -28,6 +29,8 @@ from tests.training.parallel.parity import tiny
 BATCH, CONTEXT = 8, 16
 STEP_SECONDS = 0.03
 """So long that a kill meets every part of a step."""
+SLOW_SECONDS = 0.2
+"""Where the folder has a file `slowly`: other processes come meanwhile."""
 
 
 class Rows:
@@ -35,12 +38,12 @@ class Rows:
 
     def __init__(self, notes: Path) -> None:
         notes.parent.mkdir(parents=True, exist_ok=True)
-        self.notes = notes.open("a")
+        self.notes, self.slowly = notes.open("a"), notes.parent.with_name("slowly")
 
     def rows(self, places: np.ndarray) -> dict[str, torch.Tensor]:
         self.notes.write(json.dumps([int(place) for place in places]) + "\n")
         self.notes.flush()
-        time.sleep(STEP_SECONDS)
+        time.sleep(SLOW_SECONDS if self.slowly.exists() else STEP_SECONDS)
         ids = (torch.from_numpy(places * 7)[:, None] + torch.arange(CONTEXT + 1) * torch.from_numpy(
             1 + places % 5)[:, None]) % 64
         targets = ids[:, 1:].clone()
@@ -70,4 +73,5 @@ def train(folder: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], int(sys.argv[2]))
+    with interrupt.handlers(together=True):
+        train(sys.argv[1], int(sys.argv[2]))

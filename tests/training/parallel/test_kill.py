@@ -75,12 +75,12 @@ def test_the_stored_trials_show_it():
 # -- torchrun restarts by itself ---------------------------------------------------------------------------------------
 
 
-def torchrun(folder: Path, *options: str, said: Path, **variables: str) -> subprocess.Popen:
+def torchrun(folder: Path, *options: str, said: Path, steps: int = STEPS, **variables: str) -> subprocess.Popen:
     """What it says goes to a file: its processes would hold a pipe open beyond its end."""
     with said.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--monitor-interval", "0.1", *options, "-m",
-             "tests.training.parallel.killed", str(folder), str(STEPS)],
+             "tests.training.parallel.killed", str(folder), str(steps)],
             env=environment() | variables, cwd=ROOT, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
 
 
@@ -99,11 +99,11 @@ def started(folder: Path) -> list[tuple[int, dict[str, int]]]:
     return [(int(path.stem), json.loads(path.read_text())) for path in found]
 
 
-def assert_whole(folder: Path) -> None:
-    assert [record["step"] for record in lines(folder / "trace.jsonl")] == list(range(1, STEPS + 1))
+def assert_whole(folder: Path, steps: int = STEPS) -> None:
+    assert [record["step"] for record in lines(folder / "trace.jsonl")] == list(range(1, steps + 1))
     order, fine = read_rows(folder)
     assert fine
-    assert [row for update in order for row in update] == list(range(STEPS * kill_trials.killed.BATCH))
+    assert [row for update in order for row in update] == list(range(steps * kill_trials.killed.BATCH))
 
 
 def end(folder: Path, processes: list[subprocess.Popen]) -> None:
@@ -135,12 +135,7 @@ def test_torchrun_starts_lost_processes_again_from_the_last_checkpoint(tmp_path)
 @pytest.mark.verify
 def test_a_lost_machine_leaves_a_smaller_world_that_goes_on(tmp_path):
     """Two launchers stand for two machines, `--nnodes 1:2`; one is killed with all that it started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "5", "--rdzv-backend", "c10d",
-               "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "kill", "--local-addr", "127.0.0.1",
-               "--rdzv-conf", "last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    port, options = meeting()
     first = torchrun(tmp_path, *options, said=tmp_path / "first.log", **FRESH_STORE)
     wait_for(lambda: listening(port), lambda: first.poll() is None)  # the first one holds the store where they meet
     second = torchrun(tmp_path, *options, said=tmp_path / "second.log", **FRESH_STORE)
@@ -157,6 +152,64 @@ def test_a_lost_machine_leaves_a_smaller_world_that_goes_on(tmp_path):
         end(tmp_path, [first, second])
     assert [about["size"] for _, about in started(tmp_path)][-1] == 1, said_by(tmp_path)
     assert_whole(tmp_path)
+
+
+@pytest.mark.verify
+def test_machines_that_join_and_leave_change_nothing(tmp_path):
+    """Two launchers stand for two machines, `--nnodes 1:2`: one begins alone, the other joins, is told to go (SIGTERM
+    to its launcher), and comes back. Each torchrun has its own count of restarts by then."""
+    steps, folder = 100, tmp_path / "disturbed"
+    folder.mkdir()
+    (folder / "slowly").touch()
+    alone = subprocess.Popen([sys.executable, "-m", "tests.training.parallel.killed", str(tmp_path / "alone"),
+                              str(steps)], env=environment(), cwd=ROOT)
+    _, options = meeting("last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3")
+    first = torchrun(folder, *options, said=folder / "first.log", steps=steps, **FRESH_STORE)
+    there, sizes, began = [first], [1, 2, 2, 1, 2, 2], []
+
+    def joined() -> subprocess.Popen:
+        there.append(torchrun(folder, *options, said=folder / f"{len(there)}.log", steps=steps, **FRESH_STORE))
+        return there[-1]
+
+    def trained(processes: int) -> None:
+        """So many have been started by now, and the newest of them have done some steps."""
+        wait_for(lambda: len(started(folder)) >= processes, lambda: first.poll() is None, lambda: said_by(folder))
+        began.append(len(lines(folder / "trace.jsonl")))
+        wait_for_step(folder, began[-1] + 3, [first])
+
+    try:
+        trained(1)
+        second = joined()
+        trained(3)
+        second.terminate()
+        trained(4)
+        assert second.wait(HANG) != 0, "it must not seem that all is done"
+        joined()
+        trained(6)
+        (folder / "slowly").unlink()
+        assert [process.wait(HANG) for process in there] == [0, second.returncode, 0], said_by(folder)
+        assert alone.wait(HANG) == 0
+    finally:
+        end(folder, there)
+        alone.kill()
+        alone.wait()
+    assert [about["size"] for _, about in started(folder)] == sizes, said_by(folder)
+    assert 0 == began[0] < began[1] < began[2] < began[3] < steps - 3
+    assert_whole(folder, steps)
+    for mine, other in zip(lines(folder / "trace.jsonl"), lines(tmp_path / "alone/trace.jsonl"), strict=True):
+        assert mine["tokens"] == other["tokens"]
+        assert mine["loss"] == pytest.approx(other["loss"], rel=MOST)
+
+
+def meeting(settings: str = "last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=3"
+            ) -> tuple[int, list[str]]:
+    """A free port, and what launchers need to meet there, one or two."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return port, ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "5", "--rdzv-backend", "c10d",
+                  "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "kill", "--local-addr", "127.0.0.1",
+                  "--rdzv-conf", settings]
 
 
 def listening(port: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gristmill.training.device import Compute
+from gristmill.training.parallel import Layout
 from gristmill.training.parallel import watch as watch_module
 from gristmill.training.parallel.watch import EXIT, Sign, Watch, behind, describe, mark_lost
+from gristmill.training.watching import Watching
 from tests.shared import HANG, wait_for
-from tests.training.parallel.ranks import run_ranks
+from tests.training.parallel.parity import tiny
+from tests.training.parallel.ranks import run_ranks, world_of
 
 
 def held_up_in_the_data(rank: int, folder: str, stuck: bool) -> tuple[list[int], bool]:
@@ -52,6 +57,32 @@ def test_the_report_names_the_process_that_the_others_wait_for(tmp_path):
     assert [(sign["step"], sign["phase"]) for sign in found["signs"]] == [(3, "collective"), (3, "data")]
     # A later start in the same folder does not take the old signs for its own, and has nothing to tell.
     assert run_ranks(held_up_in_the_data, 2, str(tmp_path / "fine"), False) == [([], False), ([], False)]
+
+
+def watched(rank: int, folder: str) -> list[int]:
+    """The steps at which each process is seen by this one."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(rank)  # torchrun's of each node counts for itself
+    world = world_of(Layout(replicate=2))
+    compute = Compute(torch.device("cpu"), torch.float32, 1)
+    watching = Watching.begin(compute, world, Path(folder), tiny(), name="test", left=1, settings={}, say=print,
+                              holding=dict)
+    with watching.signs as watch:
+        watch("data", 7)
+        watch._write(0.0)
+        world.barrier()
+        signs = [sign.step for sign in watch._signs()]
+        world.barrier()
+    watching.close(finished=True)
+    return signs
+
+
+def test_processes_know_each_other_s_signs_and_not_those_of_an_earlier_start(tmp_path):
+    for place, start in enumerate(("", "earlier")):
+        (tmp_path / "telemetry/ranks").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"telemetry/ranks/rank-{place}.json").write_text(json.dumps({"rank": place, "start": start}))
+    assert run_ranks(watched, 2, str(tmp_path)) == [[7, 7], [7, 7]]
+    stale = Watch(tmp_path / "telemetry/ranks", 0, 2, start="another")
+    assert [sign.phase for sign in stale._signs()] == ["not started", "not started"]
 
 
 def test_one_process_alone_has_no_thread_and_no_files(tmp_path, monkeypatch):
