@@ -9,9 +9,9 @@ from gristmill.core.stage import Runtime
 from gristmill.models.body import Body
 from gristmill.training.device import compiler_problem
 
-BREAK_EVEN_SECONDS = 150.0
-"""Training shorter than this is faster without: a cold compile of one block costs about 20 s and saves an eighth to a
-fifth of each step (docs/decisions.md, "compile")."""
+BREAK_EVEN_SECONDS = 180.0
+"""Training shorter than this is faster without: a cold compile of one block costs about 15 s and saves a twelfth to a
+seventh of each step (docs/decisions.md, "Compile")."""
 
 
 def should_compile(runtime: Runtime, expected_seconds: float) -> bool:

@@ -199,7 +199,7 @@ ROPE = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
     ({"model": Decoder(dataclasses.replace(TINY, **ROPE))}, "dynamic rope"),
     ({"checkpointing": "full"}, "random numbers"),
     ({"checkpointing": "full", "compiled": True}, None),
-], ids=str)
+], ids=["decoder", "cpu", "processes", "r-drop", "attached", "other body", "dynamic rope", "checkpointing", "compiled"])
 def test_where_graphs_cannot_be(change, told):
     given = {"model": Decoder(TINY), "objective": CausalLM(), "attached": None,
              "world": World.alone("cuda"), "compute": on_gpu(), "compiled": False, "checkpointing": "none", **change}
