@@ -148,4 +148,4 @@ def test_a_step_is_divided_into_products_attention_and_the_rest(monkeypatch):
     assert row["products"] > 0
     assert row["attention"] > 0
     assert row["rest"] > 0
-    assert row["ratio"] == row["ratio_where_products_take_half"] == 1
+    assert row["ratio"] == 1
