@@ -37,7 +37,8 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, *, of_h
     one time.
     """
     _check(targets, len(head))
-    hidden = hidden if hidden.stride(-1) == 1 else hidden.contiguous()
+    if hidden.stride(1) != 1 or hidden.stride(0) % 2:  # numbers are read in pairs
+        hidden = hidden.contiguous()
     head, targets = head.contiguous(), targets.contiguous()
     losses, hits = torch.empty(len(hidden), dtype=torch.float32), torch.empty(len(hidden), dtype=torch.int64)
     slopes = (torch.empty_like(hidden, memory_format=torch.contiguous_format) if of_hidden else None,

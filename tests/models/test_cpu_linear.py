@@ -166,6 +166,11 @@ def test_any_layout_in_memory_gives_the_same():
     turned = both(x.transpose(1, 2).contiguous().transpose(1, 2), weight.t().contiguous().t(),
                   torch.cat([slope, slope], dim=-1)[..., :96])
     assert all(map(torch.equal, turned, expected))
+    rows, slopes = x.flatten(0, 1), slope.flatten(0, 1)
+    flat = both(rows, weight, slopes)
+    for more in (1, 2):  # rows that begin at an odd distance from each other, and at an even one
+        wide = [torch.cat([part, part[:, :more]], dim=1)[:, :-more] for part in (rows, slopes)]
+        assert all(map(torch.equal, both(wide[0], weight, wide[1]), flat))
     with CAST:  # the gradient of a sum has no memory of its own
         kernel.linear(x.flatten(0, 1).requires_grad_(), [weight.requires_grad_()]).sum().backward()
     torch.testing.assert_close(weight.grad, x.flatten(0, 1).float().sum(0).expand_as(weight).detach(), rtol=1e-5,

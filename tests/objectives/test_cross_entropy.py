@@ -290,6 +290,9 @@ def test_the_whole_head_gives_what_is_asked_for_and_refuses_targets_that_do_not_
     turned = cpu_head.head_loss(hidden.t().contiguous().t(), head.t().contiguous().t(), targets, 32, of_hidden=True,
                                 of_head=True)
     assert all(map(torch.equal, turned, (losses, hits, of_hidden, of_head)))
+    apart = cpu_head.head_loss(torch.cat([hidden, hidden[:, :1]], dim=1)[:, :-1], head, targets, 32, of_hidden=True,
+                               of_head=True)
+    assert all(map(torch.equal, apart, (losses, hits, of_hidden, of_head)))
     for wrong in (-1, 64):
         targets[3] = wrong
         with pytest.raises(IndexError, match="from 0 to 63"):

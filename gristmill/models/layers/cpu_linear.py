@@ -166,8 +166,8 @@ def _apart(stacked: Tensor, weights: Sequence[Tensor], needed: Sequence[bool]) -
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """x with its numbers in rows that lie the same distance apart."""
-    return x if x.ndim == 2 and x.stride(-1) == 1 else x.contiguous()
+    """x with its numbers in rows that lie the same distance apart, an even one: they are read in pairs."""
+    return x if x.ndim == 2 and x.stride(1) == 1 and x.stride(0) % 2 == 0 else x.contiguous()
 
 
 def _count(x: Tensor) -> int:
