@@ -19,8 +19,8 @@ class Bar(Protocol):
 class Progress(Protocol):
     """Where a stage reports what it is doing."""
 
-    def bar(self, label: str, total: float | None, unit: str = "items"):  # -> ContextManager[Bar]
-        """A context manager that gives a Bar."""
+    def bar(self, label: str, total: float | None, unit: str = "items", before: float = 0):  # -> ContextManager[Bar]
+        """A context manager that gives a Bar. before: what was done earlier; it counts, but not for the rate."""
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
@@ -43,7 +43,7 @@ class Silent:
     """Reports nothing."""
 
     @contextmanager
-    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
+    def bar(self, label: str, total: float | None, unit: str = "items", before: float = 0) -> Iterator[Bar]:
         yield _Nothing()
 
     def say(self, text: str) -> None:
@@ -65,16 +65,17 @@ class Lines:
         print(text, file=self.stream, flush=True)
 
     @contextmanager
-    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
-        bar = _LineBar(self, label, total, unit)
+    def bar(self, label: str, total: float | None, unit: str = "items", before: float = 0) -> Iterator[Bar]:
+        bar = _LineBar(self, label, total, unit, before)
         yield bar
         bar.finish()
 
 
 class _LineBar:
-    def __init__(self, owner: Lines, label: str, total: float | None, unit: str) -> None:
+    def __init__(self, owner: Lines, label: str, total: float | None, unit: str, before: float) -> None:
         self.owner, self.label, self.total, self.unit = owner, label, total, unit
-        self.done, self.note, self.start = 0.0, "", time.monotonic()
+        self.before = self.done = float(before)
+        self.note, self.start = "", time.monotonic()
         self.last = self.start
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -86,7 +87,7 @@ class _LineBar:
             self.owner.say(self.line(now))
 
     def line(self, now: float) -> str:
-        rate = self.done / max(now - self.start, 1e-9)
+        rate = (self.done - self.before) / max(now - self.start, 1e-9)
         of = f"/{_quantity(self.total)}" if self.total else ""
         left = f", {_duration((self.total - self.done) / rate)} left" if self.total and rate > 0 else ""
         note = f" | {self.note}" if self.note else ""
@@ -95,7 +96,8 @@ class _LineBar:
     def finish(self) -> None:
         now = time.monotonic()
         note = f" | {self.note}" if self.note else ""
-        self.owner.say(f"  {self.label}: {_quantity(self.done)} {self.unit} in {_duration(now - self.start)}{note}")
+        made = _quantity(self.done - self.before)
+        self.owner.say(f"  {self.label}: {made} {self.unit} in {_duration(now - self.start)}{note}")
 
 
 class Terminal:
@@ -110,7 +112,7 @@ class Terminal:
         self.console.print(text, highlight=False, markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: float | None, unit: str = "items") -> Iterator[Bar]:
+    def bar(self, label: str, total: float | None, unit: str = "items", before: float = 0) -> Iterator[Bar]:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -121,17 +123,19 @@ class Terminal:
         )
         with RichProgress(*columns, console=self.console, refresh_per_second=4) as rich:
             task = rich.add_task(f"  {label}", total=total, note="", count="")
-            yield _RichBar(rich, task, total, unit)
+            rich.update(task, completed=before)
+            yield _RichBar(rich, task, total, unit, before)
 
 
 class _RichBar:
-    def __init__(self, rich, task, total: float | None, unit: str) -> None:
+    def __init__(self, rich, task, total: float | None, unit: str, before: float) -> None:
         self.rich, self.task, self.total, self.unit = rich, task, total, unit
-        self.done, self.start = 0.0, time.monotonic()
+        self.before = self.done = float(before)
+        self.start = time.monotonic()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self.done += amount
-        rate = self.done / max(time.monotonic() - self.start, 1e-9)
+        rate = (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
         of = f"/{_quantity(self.total)}" if self.total else ""
         fields = {"count": f"{_quantity(self.done)}{of} {self.unit} {_quantity(rate)}/s"}
         if note:

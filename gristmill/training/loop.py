@@ -155,12 +155,11 @@ class Trainer:
         due = self._evaluation_steps()
         running: deque[Report] = deque()
         try:
-            with self.progress.bar(self.label, self.steps, "steps") as bar, interrupt.deferred(), explained(), \
-                    self._windows() as windows, self.watching.signs as self.now:
+            with self.progress.bar(self.label, self.steps, "steps", before=self.step) as bar, interrupt.deferred(), \
+                    explained(), self._windows() as windows, self.watching.signs as self.now:
                 if self.step == 0 and self.evaluate is not None:
                     self.now("evaluation", 0)
                     self._evaluate()
-                bar.advance(self.step)
                 while self.step < self.steps and not self.stopped_early:
                     began = time.monotonic()
                     self.now("data", self.step)

@@ -1,0 +1,33 @@
+"""What is said of work that was begun earlier: all of it counts, and only what is done now makes the rate."""
+
+import io
+import time
+
+from gristmill.core import progress
+from gristmill.core.progress import Lines, Terminal
+
+
+def test_what_was_done_before_counts_but_not_for_the_rate(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    said = io.StringIO()
+    with Lines(every=10, stream=said).bar("model", 334, "steps", 84) as bar:
+        clock[0] += 10
+        bar.advance(10)
+        clock[0] += 10
+        bar.advance(10, "loss 4.5")
+    assert said.getvalue().splitlines() == [
+        "  model: 94/334 steps, 1/s, 4:00 left", "  model: 104/334 steps, 1/s, 3:50 left | loss 4.5",
+        "  model: 20 steps in 0:20 | loss 4.5"]
+
+
+def test_a_live_bar_begins_where_the_work_stood():
+    terminal = Terminal()
+    terminal.console.file = io.StringIO()
+    with terminal.bar("model", 334, "steps", 84) as bar:
+        bar.start -= 10
+        task, = bar.rich.tasks
+        assert task.completed == 84
+        bar.advance(10)
+        assert task.completed == 94
+        assert task.fields["count"].startswith(f"94/{progress._quantity(334)} steps 1")
