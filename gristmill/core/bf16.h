@@ -1,8 +1,6 @@
-// Products of small bf16 matrices with AVX512-BF16, and the layouts that they need.
+// Numbers of bf16, sixteen at a time, and the layouts that products want.
 //
-// One instruction multiplies pairs: a word holds two bf16 numbers that are neighbours along the summed dimension. Of
-// C (rows x columns) += A (rows x 2 pairs) B (2 pairs x columns), A lies as rows of words, and B as `pairs` rows of
-// words, one word a column.
+// One instruction multiplies pairs: a word holds two bf16 numbers that are neighbours along the summed dimension.
 
 #pragma once
 #include <immintrin.h>
@@ -14,8 +12,6 @@
 
 using Word = uint32_t;
 using Bf16 = uint16_t;
-
-constexpr int BLOCK = 64;  // queries, and keys, that are treated at a time
 
 static inline float wide(Bf16 x) {
     Word bits = Word(x) << 16;
@@ -43,57 +39,6 @@ static inline __m512 exp2_16(__m512 x) {
     p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.6931469440460205f));
     p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(1.0000001192092896f));
     return _mm512_scalef_ps(p, whole);
-}
-
-// Adds A B to a tile of C that is kept in registers: MR rows of 16 NR columns. A's word of row m and pair p lies at
-// a[m * a_row + p * a_pair].
-template <int MR, int NR>
-static inline __attribute__((always_inline)) void add_products(int64_t pairs, const Word* a, int64_t a_row,
-                                                               int64_t a_pair, const Word* b, int64_t b_row,
-                                                               __m512 (&sums)[MR][NR]) {
-    for (int64_t p = 0; p < pairs; ++p) {
-        __m512bh columns[NR];
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_row + 16 * n);
-#pragma GCC unroll 16
-        for (int m = 0; m < MR; ++m) {
-            __m512bh one = (__m512bh)_mm512_set1_epi32(int(a[m * a_row + p * a_pair]));
-#pragma GCC unroll 4
-            for (int n = 0; n < NR; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], one, columns[n]);
-        }
-    }
-}
-
-// A tile of C in memory.
-template <int MR, int NR>
-static inline __attribute__((always_inline)) void tile(int pairs, const Word* a, int a_row, const Word* b, int b_row,
-                                                       float* c, int c_row, bool add) {
-    __m512 sums[MR][NR];
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) sums[m][n] = add ? _mm512_loadu_ps(c + m * c_row + 16 * n) : _mm512_setzero_ps();
-    add_products(pairs, a, a_row, 1, b, b_row, sums);
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) _mm512_storeu_ps(c + m * c_row + 16 * n, sums[m][n]);
-}
-
-template <int NR>
-static void strip(int rows, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c, int c_row,
-                  bool add) {
-    int m = 0;
-    for (; m + 6 <= rows; m += 6) tile<6, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
-    for (; m + 2 <= rows; m += 2) tile<2, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
-}
-
-// C (+)= A B; rows must be even, columns a multiple of 32.
-static void multiply(int rows, int columns, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c,
-                     int c_row, bool add) {
-    int n = 0;
-    for (; n + 64 <= columns; n += 64) strip<4>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
-    if (n < columns) strip<2>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
 }
 
 // 16 x 16 words, from rows `from_row` words apart to rows `to_row` words apart.

@@ -14,15 +14,19 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
          "-mavx512bf16", "-mfma", "-fopenmp", "-shared", "-fPIC")
 """No -march=native: what lies in a cache on a shared disk may be loaded by another machine with the same features."""
+KINDS = {"amx": ("-mamx-tile", "-mamx-bf16"), "avx512": (), "soft tiles": ("-DSOFT_TILES",)}
+"""What products are made with, and what the compiler is told for it. "soft tiles" is the code for AMX with AVX512 in
+place of its instructions: slow, for tests."""
 HEADERS = Path(__file__).parent
 SWITCH = "GRISTMILL_NATIVE"
-"""The environment variable that switches this off where it is 0."""
+"""The environment variable that switches this off where it is 0; one of `KINDS` there has only that one tried."""
 
 
 def compiler() -> str | None:
@@ -41,15 +45,31 @@ def problem() -> str | None:
     flags = _processor_flags()
     if "avx512_bf16" not in flags:
         return "the processor has no AVX512-BF16"
-    if "amx_bf16" in flags:
-        return "the processor has AMX, with which torch's products are faster"
     return None if compiler() else "there is no C++ compiler (install g++)"
+
+
+def kinds() -> list[str]:
+    """Those of `KINDS` that this machine can run, best first."""
+    asked, found = os.environ.get(SWITCH), ["avx512", "soft tiles"]
+    if "amx_bf16" in _processor_flags() and _tiles_allowed():
+        found.insert(0, "amx")
+    return [kind for kind in found if kind == asked] if asked in KINDS else found[:-1]
+
+
+def _tiles_allowed() -> bool:
+    """Linux gives a process the tiles of AMX when it asks (arch_prctl, ARCH_REQ_XCOMP_PERM for XTILEDATA)."""
+    try:
+        return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 @functools.cache
 def library(source: Path) -> ctypes.CDLL | None:
     """The compiled `source` (a .cpp file), or None where that is not possible; compiles at the first call."""
-    return None if problem() else _built(source)
+    if problem():
+        return None
+    return next((found for kind in kinds() if (found := _built(source, (*FLAGS, *KINDS[kind])))), None)
 
 
 def call(source: Path, name: str, *arguments: Any) -> None:
@@ -75,19 +95,19 @@ def _argument(value: Any) -> Any:
     return ctypes.c_void_p(value.data_ptr() if value is not None and value.numel() else 0)
 
 
-def _built(source: Path) -> ctypes.CDLL | None:
+def _built(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
     command = compiler()
     assert command is not None
     asked = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
     parts = [source.read_bytes(), *(path.read_bytes() for path in sorted(HEADERS.glob("*.h"))),
-             " ".join((*FLAGS, asked.stdout)).encode()]
+             " ".join((*flags, asked.stdout)).encode()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     for place in (_lasting_folder, _passing_folder):
         folder = place()
         path = folder / f"{source.stem}-{digest}.so"
         try:
             if not path.exists():
-                _compile(command, source, path)
+                _compile([command, *flags], source, path)
             return ctypes.CDLL(str(path))
         except (OSError, RuntimeError):
             continue  # no home, not writable, or not allowed to hold programs: the next folder
@@ -96,13 +116,13 @@ def _built(source: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _compile(command: str, source: Path, path: Path) -> None:
+def _compile(command: Sequence[str], source: Path, path: Path) -> None:
     """To a file of another name first, so that processes that compile at once never load half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, made = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
     try:
-        subprocess.run([command, *FLAGS, f"-I{HEADERS}", str(source), "-o", made], check=True, capture_output=True)
+        subprocess.run([*command, f"-I{HEADERS}", str(source), "-o", made], check=True, capture_output=True)
         os.replace(made, path)
     finally:
         Path(made).unlink(missing_ok=True)

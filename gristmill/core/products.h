@@ -1,39 +1,29 @@
 // The three products of a linear layer in bf16 with sums in fp32: Y = X W', the gradient of X, which is G W, and that of
 // W, which is G' X (' turns a matrix, G is the gradient of Y). X and G are read as they lie, rows of numbers; W is packed.
 //
-// The right operand lies in panels of 32 columns, so that a tile of 12 x 32 sums stays in registers while both operands
-// stream past it (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). Inside an
-// `omp parallel` region, `pack...` and `add_turned_products` are called by all threads and end in a barrier.
+// The right operand lies in panels of 32 columns, so that a tile of sums stays in registers while both operands stream
+// past it (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). Inside an `omp parallel`
+// region, `pack...` and `add_turned_products` are called by all threads, which have `Tiles`, and end in a barrier.
 
 #pragma once
 #include <omp.h>
 
 #include <algorithm>
 
-#include "bf16.h"
+#include "multiply.h"
 
-constexpr int TILE = 12, PANEL = 32;
-constexpr int STRIP = 96;                 // columns of G that are packed at a time: eight tiles
-constexpr int64_t ROWS = 96;              // that are taken through all panels before the next
-constexpr int64_t TOKENS = 576;           // over which G' X is summed before the sums go to memory
-constexpr int64_t BLOCK_TOKENS = 2 * TOKENS;  // for which one product after another is made, while the last cache has them
-constexpr int64_t SAME_CACHE_SET = 1024;  // rows a multiple of these numbers apart push each other out of the first cache
-
-// The stretch of `count` that falls to this thread.
+// The stretch of `count` that falls to one of several threads, in whole units; else to this one.
 struct Share {
     int64_t first, last;
-    explicit Share(int64_t count) {
-        int64_t me = omp_get_thread_num(), all = omp_get_num_threads();
-        first = count * me / all, last = count * (me + 1) / all;
+    Share(int64_t count, int64_t unit, int64_t me, int64_t all) {
+        const int64_t units = (count + unit - 1) / unit;
+        first = std::min(count, units * me / all * unit), last = std::min(count, units * (me + 1) / all * unit);
     }
+    explicit Share(int64_t count, int64_t unit = 1) : Share(count, unit, omp_get_thread_num(), omp_get_num_threads()) {}
 };
 
 // Rows of tokens that fall to this thread, in whole tiles.
-static inline Share rows_of_thread(int64_t rows) {
-    Share share((rows + TILE - 1) / TILE);
-    share.first = std::min(rows, share.first * TILE), share.last = std::min(rows, share.last * TILE);
-    return share;
-}
+static inline Share rows_of_thread(int64_t rows) { return Share(rows, TILE); }
 
 static inline __m256i sixteen(const float* from) { return narrow16(_mm512_loadu_ps(from)); }
 static inline __m256i sixteen(const Bf16* from) { return _mm256_loadu_si256((const __m256i*)from); }
@@ -46,42 +36,35 @@ static inline __m512i words(const Bf16* from) { return _mm512_loadu_si512(from);
 template <typename T>
 static void pack_turned(int64_t outer, int64_t inner, const T* from, int64_t column, Word* panels) {
 #pragma omp for schedule(static)
-    for (int64_t j = 0; j < outer; j += 16) {
-        int64_t to = column + j;
-        Word* panel = panels + to / PANEL * PANEL * (inner / 2) + to % PANEL;
+    for (int64_t j = 0; j < outer; j += 16)
         for (int64_t p = 0; p < inner / 2; p += 16) {
             alignas(64) Word block[256];
             for (int i = 0; i < 16; ++i) _mm512_store_si512(block + 16 * i, words(from + (j + i) * inner + 2 * p));
-            transpose16(block, 16, panel + p * PANEL, PANEL);
+            transpose16(block, 16, panels + in_panels(inner / 2, p, column + j), NEXT_PAIR);
         }
-    }
 }
 
-// Rows of `columns` numbers, `row` apart, as the right operand of a product that sums over them; with those of other
-// matrices before them, `pairs` in all. A row that is wanting is zero.
+// Rows of `columns` numbers, `row` apart, as the right operand of a product that sums over them: the pairs from `first`
+// to `last` of them, among `pairs` in all, `before` of which are those of other matrices. A row that is wanting is zero.
 template <typename T>
-static void pack_rows(int64_t rows, int64_t columns, const T* from, int64_t row, int64_t first_pair, int64_t pairs,
-                      Word* panels) {
-#pragma omp for schedule(static)
-    for (int64_t p = 0; p < (rows + 1) / 2; ++p)
+static void pack_pairs(int64_t first, int64_t last, int64_t rows, int64_t columns, const T* from, int64_t row,
+                       int64_t before, int64_t pairs, Word* panels) {
+    for (int64_t p = first; p < last; ++p)
         for (int64_t j = 0; j < columns; j += 16) {
-            const T* even = from + 2 * p * row + j;
-            __m256i odd = 2 * p + 1 < rows ? sixteen(even + row) : _mm256_setzero_si256();
-            _mm512_store_si512(panels + (j / PANEL * pairs + first_pair + p) * PANEL + j % PANEL,
-                               beside(sixteen(even), odd));
+            const T* at = from + 2 * p * row + j;
+            __m256i even = 2 * p < rows ? sixteen(at) : _mm256_setzero_si256();
+            __m256i odd = 2 * p + 1 < rows ? sixteen(at + row) : _mm256_setzero_si256();
+            _mm512_store_si512(panels + in_panels(pairs, before + p, j), beside(even, odd));
         }
 }
 
-// The same for the left operand, by this thread alone: tiles of (pairs x 12).
-static inline void pack_tiles(int64_t rows, int64_t columns, const Bf16* from, int64_t row, Word* tiles) {
-    const int64_t pairs = (rows + 1) / 2;
-    for (int64_t p = 0; p < pairs; ++p)
-        for (int64_t j = 0; j < columns; j += TILE) {
-            const __mmask16 there = (1u << std::min<int64_t>(TILE, columns - j)) - 1;
-            const Bf16* even = from + 2 * p * row + j;
-            __m256i odd = _mm256_maskz_loadu_epi16(2 * p + 1 < rows ? there : 0, even + row);
-            _mm512_mask_storeu_epi32(tiles + j * pairs + p * TILE, there, beside(_mm256_maskz_loadu_epi16(there, even), odd));
-        }
+// All pairs of the rows, by all threads.
+template <typename T>
+static void pack_rows(int64_t rows, int64_t columns, const T* from, int64_t row, int64_t before, int64_t pairs,
+                      Word* panels) {
+    Share own(pairs_of(rows));
+    pack_pairs(own.first, own.last, rows, columns, from, row, before, pairs, panels);
+#pragma omp barrier
 }
 
 // A matrix of fp32 (or bf16) numbers, rows one after another.
@@ -96,92 +79,16 @@ struct Weight {
         else
             pack_turned(outer, inner, static_cast<const Bf16*>(at), column, panels);
     }
-    void pack_rows_to(int64_t first_pair, int64_t pairs, Word* panels) const {
+    void pack_rows_to(int64_t before, int64_t pairs, Word* panels) const {
         if (wide)
-            pack_rows(outer, inner, static_cast<const float*>(at), inner, first_pair, pairs, panels);
+            pack_rows(outer, inner, static_cast<const float*>(at), inner, before, pairs, panels);
         else
-            pack_rows(outer, inner, static_cast<const Bf16*>(at), inner, first_pair, pairs, panels);
+            pack_rows(outer, inner, static_cast<const Bf16*>(at), inner, before, pairs, panels);
     }
 };
 
-// One tile of a product, of M rows, to bf16.
-template <int M>
-static void tile_of_rows(int64_t pairs, const Word* a, int64_t a_row, const Word* b, Bf16* c, int64_t c_row) {
-    __m512 sums[M][2] = {};
-    for (int m = 0; m < M; ++m) __builtin_prefetch(c + m * c_row, 1);  // the stores come when the sums are done
-    add_products(pairs, a, a_row, 1, b, PANEL, sums);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-        _mm512_storeu_si512(c + m * c_row, (__m512i)_mm512_cvtne2ps_pbh(sums[m][1], sums[m][0]));
-}
-
-// C (rows x columns, bf16) = A (rows x 2 pairs) times panels, by this thread alone.
-static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf16* a, int64_t a_row,
-                          const Word* panels, Bf16* c, int64_t c_row) {
-    const int64_t apart = 2 * pairs + PANEL;
-    Buffer<Bf16> moved;
-    if (a_row % SAME_CACHE_SET == 0) moved = buffer<Bf16>(ROWS * apart);
-    for (int64_t begin = 0; begin < rows; begin += ROWS) {
-        const int64_t end = std::min(rows, begin + ROWS);
-        const Bf16* from = a + begin * a_row;
-        int64_t step = a_row;
-        if (moved) {
-            for (int64_t r = 0; r < end - begin; ++r)
-                std::memcpy(moved.get() + r * apart, from + r * a_row, 2 * pairs * sizeof(Bf16));
-            from = moved.get(), step = apart;
-        }
-        for (int64_t j = 0; j < columns; j += PANEL) {
-            auto tile = [&](auto multiplied, int64_t r) {
-                multiplied(pairs, reinterpret_cast<const Word*>(from + (r - begin) * step), step / 2, panels + j * pairs,
-                           c + r * c_row + j, c_row);
-            };
-            int64_t r = begin;
-            for (; r + TILE <= end; r += TILE) tile(tile_of_rows<TILE>, r);
-            for (; r + 4 <= end; r += 4) tile(tile_of_rows<4>, r);
-            for (; r < end; ++r) tile(tile_of_rows<1>, r);
-        }
-    }
-}
-
-template <int M>
-static void turned_tile(int64_t pairs, const Word* a, const Word* b, float* c, int64_t c_row, bool add) {
-    __m512 sums[M][2] = {};
-    for (int m = 0; m < M; ++m) __builtin_prefetch(c + m * c_row, 1), __builtin_prefetch(c + m * c_row + 16, 1);
-    add_products(pairs, a, 1, TILE, b, PANEL, sums);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-        for (int n = 0; n < 2; ++n) {
-            float* at = c + m * c_row + 16 * n;
-            _mm512_storeu_ps(at, add ? _mm512_add_ps(sums[m][n], _mm512_loadu_ps(at)) : sums[m][n]);
-        }
-}
-
-// Room for the panels of `add_turned_products`.
-static inline Buffer<Word> turned_room(int64_t inner) { return buffer<Word>(TOKENS / 2 * inner); }
-
-// C (outer x inner, fp32) (+)= G' X of G (tokens x outer) and X (tokens x inner); outer a multiple of 4, inner of 32.
-static void add_turned_products(int64_t tokens, int64_t outer, int64_t inner, const Bf16* g, int64_t g_row,
-                                const Bf16* x, int64_t x_row, float* c, bool add, Word* panels) {
-    const Share own = rows_of_thread(outer);
-    auto tiles = buffer<Word>(TOKENS / 2 * STRIP);
-    for (int64_t begin = 0; begin < tokens; begin += TOKENS, add = true) {
-        const int64_t count = std::min(TOKENS, tokens - begin), pairs = (count + 1) / 2;
-        pack_rows(count, inner, x + begin * x_row, x_row, 0, pairs, panels);
-        for (int64_t first = own.first; first < own.last; first += STRIP) {
-            const int64_t last = std::min(own.last, first + STRIP);
-            pack_tiles(count, last - first, g + begin * g_row + first, g_row, tiles.get());
-            for (int64_t r = first; r < last; r += TILE)
-                for (int64_t j = 0; j < inner; j += PANEL) {
-                    const Word *left = tiles.get() + (r - first) * pairs, *right = panels + j * pairs;
-                    float* to = c + r * inner + j;
-                    if (r + TILE <= last)
-                        turned_tile<TILE>(pairs, left, right, to, inner, add);
-                    else
-                        for (int64_t m = 0; r + m < last; m += 4)
-                            turned_tile<4>(pairs, left + m, right, to + m * inner, inner, add);
-                }
-        }
-#pragma omp barrier
-    }
-}
+#ifdef TILES
+#include "products_amx.h"
+#else
+#include "products_avx512.h"
+#endif

@@ -71,6 +71,7 @@ extern "C" void head_loss(const Bf16* hidden, int64_t hidden_row, int64_t tokens
     auto room = turned_room(inner);
 #pragma omp parallel
     {
+        Tiles tiles;
         weight.pack_turned_to(0, panels.get());
         if (hidden_slope) weight.pack_rows_to(0, size / 2, turned.get());
         for (int64_t begin = 0; begin < tokens; begin += chunk) {

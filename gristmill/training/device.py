@@ -91,7 +91,7 @@ def keep_freed_memory() -> bool:
     trim_threshold, mmap_max = -1, -4
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1))
     except (OSError, AttributeError):
         return False
 

@@ -10,6 +10,7 @@ import pytest
 
 from gristmill.core import native
 
+FLAGS = ("-shared", "-fPIC")
 SOURCE = 'extern "C" int answer() { return 41 + 1; }\n'
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 
@@ -18,7 +19,6 @@ needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ co
 def fresh(tmp_path, monkeypatch):
     """An empty cache, and nothing remembered from before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "FLAGS", ("-shared", "-fPIC"))
     source = tmp_path / "answer.cpp"
     source.write_text(SOURCE)
     for remembered in (native.problem, native.library):
@@ -30,7 +30,7 @@ def fresh(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_compiled_once_and_again_only_when_the_source_changes(fresh, tmp_path, monkeypatch):
-    found = native._built(fresh)
+    found = native._built(fresh, FLAGS)
     assert isinstance(found, ctypes.CDLL)
     assert found.answer() == 42
     kept = list((tmp_path / "cache").rglob("*.so"))
@@ -38,25 +38,24 @@ def test_compiled_once_and_again_only_when_the_source_changes(fresh, tmp_path, m
     assert not list((tmp_path / "cache").rglob("*.part"))
 
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
-    assert native._built(fresh).answer() == 42
+    assert native._built(fresh, FLAGS).answer() == 42
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "FLAGS", ("-shared", "-fPIC"))
     fresh.write_text(SOURCE.replace("41", "42"))
-    assert native._built(fresh).answer() == 43
+    assert native._built(fresh, FLAGS).answer() == 43
     assert len(list((tmp_path / "cache").rglob("*.so"))) == 2
 
 
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_replaced_for_this_process(fresh, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
-    assert native._built(fresh).answer() == 42
+    assert native._built(fresh, FLAGS).answer() == 42
 
 
 @needs_compiler
 def test_code_that_does_not_compile_is_none(fresh, tmp_path):
     fresh.write_text("no C++ at all")
-    assert native._built(fresh) is None
+    assert native._built(fresh, FLAGS) is None
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
@@ -69,7 +68,6 @@ def test_every_reason_is_told(fresh, monkeypatch):
     monkeypatch.setattr(native, "compiler", lambda: "/usr/bin/g++")
     assert reason() is None
     assert "no AVX512-BF16" in reason("avx512f")
-    assert "AMX" in reason("avx512_bf16 amx_bf16")
     monkeypatch.setattr(native, "compiler", lambda: None)
     assert "install g++" in reason()
     assert native.library(fresh) is None
@@ -77,6 +75,39 @@ def test_every_reason_is_told(fresh, monkeypatch):
     assert "Linux" in reason()
     monkeypatch.setenv(native.SWITCH, "0")
     assert reason() == "GRISTMILL_NATIVE is 0"
+
+
+def test_tiles_are_used_where_the_processor_has_them_and_the_system_gives_them(monkeypatch):
+    flags = {"avx512_bf16", "amx_bf16"}
+    monkeypatch.setattr(native, "_processor_flags", lambda: flags)
+    monkeypatch.delenv(native.SWITCH, raising=False)
+    monkeypatch.setattr(native, "_tiles_allowed", lambda: True)
+    assert native.kinds() == ["amx", "avx512"]
+    monkeypatch.setenv(native.SWITCH, "avx512")
+    assert native.kinds() == ["avx512"]
+    monkeypatch.setenv(native.SWITCH, "soft tiles")
+    assert native.kinds() == ["soft tiles"]
+    monkeypatch.setenv(native.SWITCH, "amx")
+    assert native.kinds() == ["amx"]
+    monkeypatch.setattr(native, "_tiles_allowed", lambda: False)
+    assert native.kinds() == []
+    monkeypatch.delenv(native.SWITCH)
+    assert native.kinds() == ["avx512"]
+    flags.remove("amx_bf16")
+    monkeypatch.setattr(native, "_tiles_allowed", lambda: pytest.fail("asked for what is not there"))
+    assert native.kinds() == ["avx512"]
+
+
+@needs_compiler
+def test_a_compiler_that_does_not_know_tiles_is_asked_without_them(fresh, monkeypatch):
+    monkeypatch.setattr(native, "_processor_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(native, "kinds", lambda: ["amx", "avx512"])
+    monkeypatch.setattr(native, "KINDS", {"amx": ("--no-such-flag",), "avx512": ()})
+    monkeypatch.setattr(native, "FLAGS", FLAGS)
+    assert native.library(fresh).answer() == 42
+    monkeypatch.setattr(native, "kinds", lambda: ["amx"])
+    native.library.cache_clear()
+    assert native.library(fresh) is None
 
 
 def test_the_compiler_is_the_one_that_is_named(monkeypatch):
@@ -97,5 +128,5 @@ def test_a_failing_compiler_leaves_nothing(fresh, monkeypatch, tmp_path):
         raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.setattr(native.subprocess, "run", fails)
-    assert native._built(fresh) is None
+    assert native._built(fresh, FLAGS) is None
     assert not list((tmp_path / "cache").rglob("*.*"))

@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "bf16.h"
+#include "multiply.h"
 
 namespace {
 
+constexpr int BLOCK = 64;  // queries, and keys, that are treated at a time
 constexpr float HIDDEN = -1e30f;
 constexpr float LOWEST = -1e20f;  // below every score, and so far above HIDDEN that what is hidden weighs nothing
 constexpr float LOG2E = 1.4426950408889634f;
@@ -281,6 +282,17 @@ void store_sums(const Sizes& sizes, const float* sums, float factor, Bf16* to, i
             store16(to + t * to_row + d, _mm512_mul_ps(_mm512_loadu_ps(sums + t * sizes.dim + d), _mm512_set1_ps(factor)));
 }
 
+// `work` for every item, by a thread that has tiles.
+template <typename Work>
+void share_out(int64_t items, Work work) {
+#pragma omp parallel
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t item = 0; item < items; ++item) work(item);
+    }
+}
+
 }  // namespace
 
 // sizes: batch, heads, kv_heads, time, dim. strides: of row, head and time, of each tensor in turn, in numbers; channels
@@ -290,14 +302,13 @@ extern "C" void attention_forward(const Bf16* q, const Bf16* k, const Bf16* v, B
                                   int64_t causal, int64_t window, double scale) {
     const Sizes sizes{sizes_[0], sizes_[1], sizes_[2], sizes_[3], sizes_[4]};
     const Strides* of = reinterpret_cast<const Strides*>(strides);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t item = 0; item < sizes.batch * sizes.heads; ++item) {
+    share_out(sizes.batch * sizes.heads, [&](int64_t item) {
         int64_t row = item / sizes.heads, head = item % sizes.heads, shared = head / (sizes.heads / sizes.kv_heads);
         Mask mask{causal != 0, window, documents ? documents + row * sizes.time : nullptr, sizes.time};
         forward_head(sizes, mask, float(scale), q + row * of[0].row + head * of[0].head, of[0].time,
                      k + row * of[1].row + shared * of[1].head, of[1].time, v + row * of[2].row + shared * of[2].head,
                      of[2].time, out + row * of[3].row + head * of[3].head, of[3].time, log_sums + item * sizes.time);
-    }
+    });
 }
 
 // strides: of q, k, v, out, slope, dq, dk, dv. slope: the gradient of `out`.
@@ -308,8 +319,7 @@ extern "C" void attention_backward(const Bf16* q, const Bf16* k, const Bf16* v, 
     const Sizes sizes{sizes_[0], sizes_[1], sizes_[2], sizes_[3], sizes_[4]};
     const Strides* of = reinterpret_cast<const Strides*>(strides);
     const int64_t group = sizes.heads / sizes.kv_heads, numbers = sizes.blocks() * BLOCK * sizes.dim;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t item = 0; item < sizes.batch * sizes.kv_heads; ++item) {
+    share_out(sizes.batch * sizes.kv_heads, [&](int64_t item) {
         int64_t row = item / sizes.kv_heads, shared = item % sizes.kv_heads;
         Mask mask{causal != 0, window, documents ? documents + row * sizes.time : nullptr, sizes.time};
         Key keys(sizes, k + row * of[1].row + shared * of[1].head, of[1].time, true);
@@ -326,5 +336,5 @@ extern "C" void attention_backward(const Bf16* q, const Bf16* k, const Bf16* v, 
         }
         store_sums(sizes, key_sums.get(), float(scale), dk + row * of[6].row + shared * of[6].head, of[6].time);
         store_sums(sizes, value_sums.get(), 1.0f, dv + row * of[7].row + shared * of[7].head, of[7].time);
-    }
+    });
 }

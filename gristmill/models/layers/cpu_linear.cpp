@@ -72,6 +72,7 @@ extern "C" void linear_forward(const Bf16* x, int64_t x_row, int64_t tokens, int
     auto panels = buffer<Word>(outer * inner / 2);
 #pragma omp parallel
     {
+        Tiles tiles;
         joined.pack_turned_to(panels.get());
         Share own = rows_of_thread(tokens);
         multiply_rows(own.last - own.first, outer, inner / 2, x + own.first * x_row, x_row, panels.get(),
@@ -90,6 +91,7 @@ extern "C" void linear_backward(const Bf16* slope, int64_t slope_row, const Bf16
     auto room = turned_room(inner);
 #pragma omp parallel
     {
+        Tiles tiles;
         if (x_slope) joined.pack_rows_to(panels.get());
         for (int64_t begin = 0; begin < tokens; begin += BLOCK_TOKENS) {
             const int64_t count = std::min(BLOCK_TOKENS, tokens - begin);
@@ -116,6 +118,7 @@ extern "C" void gated_forward(const Bf16* x, int64_t x_row, int64_t tokens, int6
     auto panels = buffer<Word>(width * dim), outward_panels = buffer<Word>(width * dim / 2);
 #pragma omp parallel
     {
+        Tiles tiles;
         inward.pack_turned_to(panels.get());
         outward.pack_turned_to(0, outward_panels.get());
         auto hidden = buffer<Bf16>(ROWS * width);
@@ -143,6 +146,7 @@ extern "C" void gated_backward(const Bf16* slope, int64_t slope_row, const Bf16*
     auto room = turned_room(std::max(dim, width));
 #pragma omp parallel
     {
+        Tiles tiles;
         outward.pack_rows_to(0, dim / 2, outward_panels.get());
         inward.pack_rows_to(panels.get());
         for (int64_t begin = 0; begin < tokens; begin += BLOCK_TOKENS) {
