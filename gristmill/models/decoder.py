@@ -13,7 +13,8 @@ from gristmill.models.body import Body
 from gristmill.models.config import DecoderConfig
 from gristmill.models.config.decoder import VALUE_GATE
 from gristmill.models.layers.attention import attention
-from gristmill.models.layers.linear import joined_linear, one_linear
+from gristmill.models.layers.cpu_attention import joined_attention, takes_joined
+from gristmill.models.layers.linear import joined_linear, one_linear, plain, side_by_side
 from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.mlp import make_mlp
 from gristmill.models.layers.moe import MoE, expert_layers
@@ -56,7 +57,17 @@ class Attention(nn.Module):
         cache: Cache | None = None, input_ids: Tensor | None = None,
     ) -> Tensor:
         """x (batch, time, dim) -> (batch, time, dim); input_ids (batch, time) for value embeddings."""
-        q, k, v = (self._heads(part) for part in joined_linear(x, self.query, self.key, self.value))
+        projections = self.query, self.key, self.value
+        if cache is None and prefix is None and self._simple and all(map(plain, projections)):
+            joined = side_by_side(x, *projections)
+            if takes_joined(joined, self.head_dim, self.pattern):
+                mixed = joined_attention(joined, self.query.out_features // self.head_dim,
+                                         self.key.out_features // self.head_dim, angles, document_ids, self.pattern)
+                return one_linear(mixed, self.output)
+            parts = joined.split([projection.out_features for projection in projections], dim=-1)
+        else:
+            parts = joined_linear(x, *projections)
+        q, k, v = map(self._heads, parts)
         if self.value_gate is not None and input_ids is not None:
             v = v + self.looked_up(input_ids, self.value_gate(x[..., :VALUE_GATE])).to(v.dtype)
         if self.query_norm is not None and self.key_norm is not None:
@@ -69,6 +80,12 @@ class Attention(nn.Module):
         else:
             mixed = cache.attend(self.layer, q, k, v, self.pattern)
         return one_linear(mixed.transpose(1, 2).flatten(2), self.output)
+
+    @property
+    def _simple(self) -> bool:
+        """Whether nothing but a rotation lies between the projections and the attention of whole rows."""
+        return (self.mix is attention and self.value_gate is None and self.query_norm is None
+                and not (self.dropout and self.training))
 
     def looked_up(self, input_ids: Tensor, gates: Tensor) -> Tensor:
         """What value embeddings add to the values, (batch, kv_heads, time, head_dim); gates (batch, time, kv_heads)

@@ -1,5 +1,5 @@
 // From a chunk's logits to its losses and the gradient of their sum, in place: three passes over a row that stays in
-// the first cache. And the whole head, where products and these passes take turns.
+// the caches. And the whole head, where products and these passes take turns.
 
 #include <cmath>
 
@@ -13,8 +13,8 @@ inline __mmask16 left(int64_t at, int64_t size) { return size - at >= 16 ? 0xfff
 
 inline __m256i load(const Bf16* row, __mmask16 there) { return _mm256_maskz_loadu_epi16(there, row); }
 
-// One row of logits, as `head_rows`.
-void head_row(Bf16* row, int64_t size, int64_t target, float& loss, int64_t& first, bool slopes) {
+// One row of logits, as `head_rows`; `powers` has room for as many numbers.
+void head_row(Bf16* row, int64_t size, int64_t target, float& loss, int64_t& first, bool slopes, float* powers) {
     const __m512 unit = _mm512_set1_ps(LOG2E), lowest = _mm512_set1_ps(-INFINITY);
     __m512 tops[2] = {lowest, lowest};
     for (int64_t i = 0, turn = 0; i < size; i += 16, turn ^= 1) {
@@ -29,19 +29,20 @@ void head_row(Bf16* row, int64_t size, int64_t target, float& loss, int64_t& fir
         // The difference first: of products, what is rounded off could exceed 1 where logits are huge.
         __m512 one = exp2_16(_mm512_mul_ps(_mm512_sub_ps(wide16(load(row + i, there)), largest), unit));
         sums[turn] = _mm512_mask_add_ps(sums[turn], there, sums[turn], one);
+        if (slopes) _mm512_mask_storeu_ps(powers + i, there, one);
     }
-    const float log_sum = std::log2(_mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])));
+    const float sum = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])), log_sum = std::log2(sum);
     loss = (top - wanted) + log_sum * LN2;
     bool hit = wanted == top;
     for (int64_t i = 0; hit && i < target; ++i) hit = wide(row[i]) != top;
     first = hit;
     if (!slopes) return;
-    const __m512 sum = _mm512_set1_ps(log_sum);
-    const float own = std::exp2((wanted - top) * LOG2E - log_sum);
+    const __m512 share = _mm512_set1_ps(1 / sum);
+    const float own = powers[target] / sum;
     for (int64_t i = 0; i < size; i += 16) {
         __mmask16 there = left(i, size);
-        __m512 away = _mm512_sub_ps(wide16(load(row + i, there)), largest);
-        _mm256_mask_storeu_epi16(row + i, there, narrow16(exp2_16(_mm512_fmsub_ps(away, unit, sum))));
+        __m512 one = _mm512_maskz_loadu_ps(there, powers + i);
+        _mm256_mask_storeu_epi16(row + i, there, narrow16(_mm512_mul_ps(one, share)));
     }
     alignas(32) Bf16 slope[16];
     _mm256_store_si256((__m256i*)slope, narrow16(_mm512_set1_ps(own - 1)));
@@ -54,8 +55,13 @@ void head_row(Bf16* row, int64_t size, int64_t target, float& loss, int64_t& fir
 // `losses` and whether the target is the first of the largest to `hits`; with `slopes`, logits become the gradient.
 extern "C" void head_rows(Bf16* logits, const int64_t* targets, float* losses, int64_t* hits, int64_t rows,
                           int64_t size, int64_t step, int64_t slopes) {
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) head_row(logits + r * step, size, targets[r], losses[r], hits[r], slopes != 0);
+#pragma omp parallel
+    {
+        auto powers = buffer<float>(slopes ? size : 0);
+        const Share own(rows);
+        for (int64_t r = own.first; r < own.last; ++r)
+            head_row(logits + r * step, size, targets[r], losses[r], hits[r], slopes != 0, powers.get());
+    }
 }
 
 // The same from hidden states (tokens, inner) and the head (size, inner), in chunks; and the gradients of the sum of the
@@ -72,6 +78,7 @@ extern "C" void head_loss(const Bf16* hidden, int64_t hidden_row, int64_t tokens
 #pragma omp parallel
     {
         Tiles tiles;
+        auto powers = buffer<float>(slopes ? size : 0);
         weight.pack_turned_to(0, panels.get());
         if (hidden_slope) weight.pack_rows_to(0, size / 2, turned.get());
         for (int64_t begin = 0; begin < tokens; begin += chunk) {
@@ -82,7 +89,8 @@ extern "C" void head_loss(const Bf16* hidden, int64_t hidden_row, int64_t tokens
                 Bf16* block = logits.get() + first * step;
                 multiply_rows(rows, size, inner / 2, hidden + at * hidden_row, hidden_row, panels.get(), block, step);
                 for (int64_t r = 0; r < rows; ++r)
-                    head_row(block + r * step, size, targets[at + r], losses[at + r], hits[at + r], slopes);
+                    head_row(block + r * step, size, targets[at + r], losses[at + r], hits[at + r], slopes,
+                             powers.get());
                 if (hidden_slope)
                     multiply_rows(rows, inner, size / 2, block, step, turned.get(), hidden_slope + at * inner, inner);
             }

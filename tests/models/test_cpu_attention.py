@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.models import decoder
 from gristmill.models.layers import attention as module
 from gristmill.models.layers import cpu_attention as kernel
 from gristmill.models.layers.attention import attention, blocked, reference
 from gristmill.models.layers.masks import CAUSAL, FULL, Pattern
+from gristmill.models.layers.rotary import Rotary, rotate
 from gristmill.training.device import compiler_problem
+from tests.models.random_models import random_decoder
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="this machine cannot run it")
 
@@ -141,3 +144,70 @@ def test_without_it_blocks_of_torch_do_the_same(monkeypatch):
     monkeypatch.setattr(module, "cpu_attention", lambda *_: pytest.fail("not ready"))
     assert distance(ours, attention(*inputs).float()) < 0.008
     assert torch.equal(attention(*inputs), blocked(*inputs))
+
+
+def turned_reference(joined, heads, kv_heads, angles, documents, pattern):
+    """What the joined operator computes, in as many steps as it saves."""
+    q, k, v = (part.unflatten(-1, (count, -1)).transpose(1, 2) for count, part in zip(
+        (heads, kv_heads, kv_heads), joined.unflatten(-1, (heads + 2 * kv_heads, -1)).split(
+            [heads, kv_heads, kv_heads], dim=2), strict=True) for part in [part.flatten(2)])
+    if angles is not None:
+        q, k = rotate(q, *angles), rotate(k, *angles)
+    return reference(q, k, v, documents, pattern=pattern).transpose(1, 2).flatten(2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(time=st.integers(1, 200), size=st.sampled_from([32, 64, 96]), groups=st.sampled_from([1, 2]),
+       window=st.none() | st.integers(1, 90), packed=st.booleans(), turned=st.sampled_from(["none", "all", "each"]),
+       seed=st.integers(0, 99))
+def test_side_by_side_and_turned_it_equals_the_steps(time, size, groups, window, packed, turned, seed):
+    generator, heads, kv_heads = torch.Generator().manual_seed(seed), 4, 4 // groups
+    joined = torch.randn(2, time, (heads + 2 * kv_heads) * size, generator=generator).bfloat16().requires_grad_()
+    documents = torch.randint(0, 2, (2, time), generator=generator).cumsum(1) // 9 if packed else None
+    angles = None
+    if turned != "none":  # positions of all rows, or of each
+        positions = torch.randint(0, 1000, (1 if turned == "all" else 2, time), generator=generator)
+        angles = Rotary(size, 10_000.0)(positions)
+    pattern, slope = Pattern(window=window), torch.randn(2, time, heads * size, generator=generator).bfloat16()
+    assert kernel.takes_joined(joined, size, pattern)
+    found = kernel.joined_attention(joined, heads, kv_heads, angles, documents, pattern)
+    wide = joined.detach().float().requires_grad_()
+    exact = turned_reference(wide, heads, kv_heads, angles, documents, pattern)
+    assert found.dtype == torch.bfloat16
+    assert distance(found, exact) < 0.006
+    ours, theirs = torch.autograd.grad(found, joined, slope)[0], torch.autograd.grad(exact, wide, slope.float())[0]
+    assert ours.dtype == torch.bfloat16
+    assert distance(ours, theirs) < 0.006
+
+
+def test_side_by_side_in_any_layout_and_an_operator_by_the_book():
+    joined, angles = torch.randn(2, 70, 4 * 64).bfloat16(), Rotary(64, 10_000.0)(torch.arange(70)[None])
+    expected = kernel.joined_attention(joined, 2, 1, angles, None, CAUSAL)
+    wide = torch.cat([joined, joined], dim=-1)[..., :256]
+    assert torch.equal(kernel.joined_attention(wide, 2, 1, angles, None, CAUSAL), expected)
+    turned = joined.transpose(0, 2).contiguous().transpose(0, 2)
+    assert torch.equal(kernel.joined_attention(turned, 2, 1, angles, None, CAUSAL), expected)
+    inputs = (joined.requires_grad_(), *angles, None, 2, 1, True, 0, 0.125)
+    torch.library.opcheck(torch.ops.gristmill.cpu_joined_attention.default, inputs,
+                          test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"attention_dropout": 0.1}, {"qkv_bias": True},
+                                     {"window": 8}], ids=str)
+def test_a_model_takes_it_where_nothing_else_lies_between(changes, monkeypatch):
+    model = random_decoder(vocab_size=96, dim=64, heads=2, kv_heads=1, head_dim=32, **changes)
+    inputs = torch.randint(0, 96, (4, 40), generator=torch.Generator().manual_seed(1))
+    calls = []
+    monkeypatch.setattr(decoder, "joined_attention",
+                        lambda *given: calls.append(given) or kernel.joined_attention(*given))
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(inputs)
+    assert bool(calls) == (not changes.keys() & {"qk_norm", "attention_dropout"})
+    if "attention_dropout" in changes:
+        return
+    exact = model(inputs).detach()
+    monkeypatch.setattr(decoder, "takes_joined", lambda *_: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        apart = model(inputs)
+    assert distance(found, exact) < max(0.01, 1.2 * distance(apart, exact))

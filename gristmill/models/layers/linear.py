@@ -20,14 +20,17 @@ def joined_linear(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
     """
     if not all(map(plain, linears)):
         return tuple(linear(x) for linear in linears)
+    return side_by_side(x, *linears).split([linear.out_features for linear in linears], dim=-1)
+
+
+def side_by_side(x: Tensor, *linears: nn.Linear) -> Tensor:
+    """What `plain` layers give, (..., sum of their features)."""
     weights = [linear.weight for linear in linears]
     bias = None if linears[0].bias is None else _joined([linear.bias for linear in linears])
     if cpu_linear.takes(x, weights):
         out = cpu_linear.linear(x, weights)
-        out = out if bias is None else out + bias.to(out.dtype)
-    else:
-        out = F.linear(x, _joined(weights), bias)
-    return out.split([linear.out_features for linear in linears], dim=-1)
+        return out if bias is None else out + bias.to(out.dtype)
+    return F.linear(x, _joined(weights), bias)
 
 
 def one_linear(x: Tensor, linear: nn.Linear) -> Tensor:
