@@ -18,7 +18,7 @@ from gristmill.models.layers.linear import joined_linear, one_linear, plain, sid
 from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.mlp import make_mlp
 from gristmill.models.layers.moe import MoE, expert_layers
-from gristmill.models.layers.norms import RMSNorm, make_norm
+from gristmill.models.layers.norms import RMSNorm, add_norm_for_products, make_norm, norm_for_products
 from gristmill.models.layers.rotary import Rotary, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -125,12 +125,19 @@ class Block(nn.Module):
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None, cache: Cache | None,
         input_ids: Tensor | None,
     ) -> Tensor:
-        normed = self.attention_norm(x)
-        mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids)
+        dense = not isinstance(self.mlp, MoE)  # routers read fp32
         if self.mlp_norm is None:
+            normed = norm_for_products(self.attention_norm, x) if dense else self.attention_norm(x)
+            mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids)
             return x + self._dropped(mixed + self._fed(normed, document_ids))
-        x = x + self._dropped(mixed)
-        return x + self._dropped(self._fed(self.mlp_norm(x), document_ids))
+        normed = norm_for_products(self.attention_norm, x)
+        mixed = self._dropped(self.attention(normed, angles, document_ids, prefix, cache, input_ids))
+        if dense:
+            x, normed = add_norm_for_products(self.mlp_norm, x, mixed)
+        else:
+            x = x + mixed
+            normed = self.mlp_norm(x)
+        return x + self._dropped(self._fed(normed, document_ids))
 
     def _fed(self, x: Tensor, document_ids: Tensor | None) -> Tensor:
         return self.mlp(x, document_ids) if isinstance(self.mlp, MoE) else self.mlp(x)
@@ -241,8 +248,9 @@ class Decoder(Body):
 
     def leave(self, x: Tensor) -> Tensor:
         """What the last block gave -> the states that the head reads."""
-        states = self.norm(x)
-        return states if self.config.logit_scale == 1.0 else states * self.config.logit_scale
+        if self.config.logit_scale == 1.0:
+            return norm_for_products(self.norm, x)
+        return self.norm(x) * self.config.logit_scale
 
     def _check(self, position_ids: Tensor) -> None:
         longest = int(position_ids.max()) + 1

@@ -115,6 +115,7 @@ def _backward_fake(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, documents, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)  # of the logarithms there is none
     ctx.save_for_backward(q, k, v, *output, documents)
 
 
@@ -177,6 +178,7 @@ def _joined_backward_fake(slope: Tensor, joined: Tensor, out: Tensor, logs: Tens
 
 def _keep_joined(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     joined, cos, sin, documents, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(joined, *output, cos, sin, documents)
 
 

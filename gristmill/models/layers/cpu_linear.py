@@ -142,6 +142,7 @@ def _gated_backward_fake(slope: Tensor, x: Tensor, halves: Tensor, weights: list
 
 def _keep_gated(ctx: Any, inputs: tuple[Tensor, list[Tensor]], output: tuple[Tensor, Tensor]) -> None:
     x, weights = inputs
+    ctx.set_materialize_grads(False)  # of the halves there is none
     ctx.save_for_backward(x, output[1], *weights)
 
 

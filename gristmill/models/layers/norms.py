@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gristmill.models.layers import cpu_norm
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, the mean square taken in fp32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
@@ -25,3 +27,18 @@ class RMSNorm(nn.Module):
 def make_norm(kind: Literal["rms", "layer"], dim: int, eps: float, bias: bool = True) -> nn.Module:
     """The norm that a config names; `bias` counts for layer norms only."""
     return RMSNorm(dim, eps) if kind == "rms" else nn.LayerNorm(dim, eps, bias=bias)
+
+
+def norm_for_products(norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(x) for layers that make products of it and nothing else: where those are in bf16, so may this be."""
+    if type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight):
+        return cpu_norm.norm(x, norm.weight, norm.eps)
+    return norm(x)
+
+
+def add_norm_for_products(norm: nn.Module, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    """x + added, and its norm as by `norm_for_products`."""
+    if type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight):
+        return cpu_norm.add_norm(x, added, norm.weight, norm.eps)
+    x = x + added
+    return x, norm(x)
