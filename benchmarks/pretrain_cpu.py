@@ -150,7 +150,7 @@ def speed(options: argparse.Namespace) -> Iterator[Found]:
 
 GROUPS = {"products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "onednn::", "::cpu_linear",
                        "::cpu_gated", "_HeadLoss"),
-          "attention": ("flash_attention", "cpu_attention")}
+          "attention": ("flash_attention", "cpu_attention", "cpu_joined_attention")}
 """Names of operations. Ours make the gate and the head's softmax together with their products."""
 
 

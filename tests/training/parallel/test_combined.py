@@ -72,8 +72,9 @@ GQA = {"kv_heads": 2, "tied_head": True}
 ])
 def test_twenty_updates_are_those_of_one_process(size, layout, kind, changes):
     for losses, weights in run_ranks(_trajectory, size, layout, kind, 2 if "shard" in layout else 1, changes):
-        assert losses < 1e-5
-        assert weights < 1e-4
+        coarse = kind == "adamw8bit"  # rounding decides between two of 256 values
+        assert losses < (1e-4 if coarse else 1e-5)
+        assert weights < (3e-3 if coarse else 1e-4)
 
 
 def _rounded(rank: int, text: str) -> tuple[float, float]:
