@@ -48,14 +48,15 @@ from benchmarks.training_steps import (
     Shape,
     hugging_face,
 )
+from gristmill.core import native
 from gristmill.core.artifact import Artifact
-from gristmill.core.native import SWITCH
 from gristmill.data.documents import Document, row, write_shard
 from gristmill.tokenizer.train import train_bpe
 from gristmill.tokens import materialise, text_batches
 from gristmill.training.optimizers import OptimizerConfig
 
-RESULTS = Path(__file__).parent / "results" / "pretrain_cpu.json"
+RESULTS = {"avx512": "pretrain_cpu.json", "amx": "pretrain_cpu-amx.json"}
+"""In `results`, by what products are made with."""
 Found = dict[str, Any]
 Pair = tuple[Tensor, Tensor]
 
@@ -177,7 +178,7 @@ def where(options: argparse.Namespace) -> Iterator[Found]:
                  for name, groups in spent.items() if groups}
         for name, groups in found.items():
             yield {"name": f"where the time goes, ({key}) {shape}", "peer": name} | {
-                group: round(seconds, 3) for group, seconds in groups.items()} | {"unit": "seconds a step",
+                group: round(seconds, 5) for group, seconds in groups.items()} | {"unit": "seconds a step",
                 "ratio": round(sum(groups.values()) / sum(found["ours"].values()), 2), "runs": options.rounds}
 
 
@@ -243,7 +244,7 @@ def real_text(folder: Path, shape: Shape, seed: int) -> Callable[[int], Pair]:
     return at
 
 
-ARMS = {"bf16": {}, "bf16, without the C++ kernels": {SWITCH: "0"}, "fp32": {}}
+ARMS = {"bf16": {}, "bf16, without the C++ kernels": {native.SWITCH: "0"}, "fp32": {}}
 
 
 def learn(arm: str, seed: int, steps: int) -> list[float]:
@@ -344,7 +345,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=5.0, help="the loss of `target`, nats a token")
     parser.add_argument("--peers", type=Path, help="a folder that holds litgpt and nanochat")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}, what is not run is kept")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/, what is not run is kept")
     parser.add_argument("--first-steps", nargs=2, metavar=("SHAPE", "COMPILED"), help=argparse.SUPPRESS)
     parser.add_argument("--learn", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -366,14 +367,16 @@ def main() -> None:
 
 def store(part: str, found: Found) -> None:
     """Put a row in place of the one of the same name and peer."""
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kinds = native.kinds()
+    path = Path(__file__).parent / "results" / RESULTS[kinds[0] if kinds else "avx512"]
+    stored = json.loads(path.read_text()) if path.exists() else {}
     asked = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+    commit = subprocess.run(asked, capture_output=True, text=True, cwd=path.parent).stdout.strip()
     known = {(one["name"], one.get("peer")): one for one in stored.get(part, [])}
     known[found["name"], found.get("peer")] = found
     stored |= {part: list(known.values()), "date": datetime.date.today().isoformat(), "commit": commit,
                "torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    RESULTS.write_text(json.dumps(stored, indent=2) + "\n")
+    path.write_text(json.dumps(stored, indent=2) + "\n")
 
 
 if __name__ == "__main__":
