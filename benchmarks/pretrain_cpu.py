@@ -367,8 +367,7 @@ def main() -> None:
 
 def store(part: str, found: Found) -> None:
     """Put a row in place of the one of the same name and peer."""
-    kinds = native.kinds()
-    path = Path(__file__).parent / "results" / RESULTS[kinds[0] if kinds else "avx512"]
+    path = Path(__file__).parent / "results" / RESULTS["amx" if native.kind() == "amx" else "avx512"]
     stored = json.loads(path.read_text()) if path.exists() else {}
     asked = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, cwd=path.parent).stdout.strip()

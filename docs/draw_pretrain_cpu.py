@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 IMAGE = Path(__file__).parent / "images" / "pretrain-cpu.svg"
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pretrain_cpu.json"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+KINDS = {"avx512": "pretrain_cpu.json", "amx": "pretrain_cpu-amx.json"}
+"""By what products were made with."""
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, BETWEEN = 640, 250, 56, 34, 42, 70
 BLUE, ORANGE, GREY = "#3b82f6", "#f59e0b", "#7d8590"
 """Of middle lightness: they stand out on white and on black."""
 LINES = (("ours", BLUE, "seconds_a_million_tokens"), ("transformers, bf16", ORANGE, "theirs"))
 
 
-def result() -> dict[str, Any]:
+def result(kind: str) -> dict[str, Any]:
     """What the benchmark stored."""
-    return json.loads(RESULT.read_text("utf-8"))
+    return json.loads((RESULTS / KINDS[kind]).read_text("utf-8"))
 
 
 def short(number: float) -> str:
@@ -69,7 +71,7 @@ def panel(left: float, title: str, below: str, places: Sequence[float], rows: Se
 
 def picture() -> str:
     """Seconds for a million tokens by size of model and by context, as SVG."""
-    rows = result()["scale"]
+    rows = result("avx512")["scale"]
     sizes, contexts = ([row for row in rows if row["axis"] == axis] for axis in ("size", "context"))
     second = LEFT + (WIDTH - LEFT - BETWEEN - 12) / 2 + BETWEEN
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
@@ -81,11 +83,11 @@ def picture() -> str:
         "</svg>", ""])
 
 
-def speeds() -> str:
+def speeds(kind: str) -> str:
     """Tokens a second and ratios, as Markdown."""
     lines = ["| shape | setting | tokens/s | share of the bf16 matmul rate | ours is faster by (smallest to largest) |",
              "|---|---|---|---|---|"]
-    for row in result()["speed"]:
+    for row in result(kind)["speed"]:
         if "peer" not in row:
             continue
         peer = row["peer"].replace("hugging face", "transformers")
@@ -94,12 +96,12 @@ def speeds() -> str:
     return "\n".join(lines)
 
 
-def costs() -> str:
+def costs(kind: str) -> str:
     """What compiling costs, as Markdown."""
     head = ("| | first step as written, s | compiled, s: empty, full cache | later steps: as written, compiled, s | "
             "pays after, s: empty, full cache |")
     lines = [head, "|---|---|---|---|---|"]
-    for row in result()["compile"]:
+    for row in result(kind)["compile"]:
         pays = [f"{found:.0f}" if (found := row[f"break_even_{cache}"]) is not None else "never"
                 for cache in ("cold", "warm")]
         lines.append(f"| {row['name'].removeprefix('compile, ')} | {row['eager_first_step']:.1f} | "
@@ -108,10 +110,10 @@ def costs() -> str:
     return "\n".join(lines)
 
 
-def shares() -> str:
+def shares(kind: str) -> str:
     """Where the time of a step goes, as Markdown."""
     lines = ["| shape | setting | products | attention | the rest | ours is faster by |", "|---|---|---|---|---|---|"]
-    for row in result()["where"]:
+    for row in result(kind)["where"]:
         peer = row["peer"].replace("hugging face", "transformers")
         times = "" if peer == "ours" else f"{row['ratio']:.2f}"
         lines.append(f"| {row['name'].partition(', ')[2]} | {peer} | {row['products']:.2f} | {row['attention']:.2f} | "
@@ -119,21 +121,21 @@ def shares() -> str:
     return "\n".join(lines)
 
 
-def losses() -> str:
+def losses(kind: str) -> str:
     """bf16 beside fp32, as Markdown."""
     arms = ("bf16", "bf16, without the C++ kernels", "fp32")
     lines = [f"| seed | {' | '.join(arms)} |", "|---|---|---|---|"]
-    for row in result()["quality"]:
+    for row in result(kind)["quality"]:
         if arms[0] in row:
             lines.append(f"| {row['name'].rpartition(' ')[2]} | {' | '.join(f'{row[arm]:.4f}' for arm in arms)} |")
     return "\n".join(lines)
 
 
-def races() -> str:
+def races(kind: str) -> str:
     """Time to a loss, as Markdown."""
     lines = ["| peer | seconds, ours | theirs | ratio (smallest to largest) | updates, ours | theirs |",
              "|---|---|---|---|---|---|"]
-    for row in result()["target"]:
+    for row in result(kind)["target"]:
         updates = [", ".join(str(count or "not reached") for count in counts) for counts in row["updates"]]
         lines.append(f"| {row['peer'].replace('hugging face', 'transformers')} | {row['ours']:.0f} | "
                      f"{row['theirs']:.0f} | {row['ratio']:.2f} ({row['ratios'][0]:.2f} to {row['ratios'][1]:.2f}) | "
@@ -147,7 +149,7 @@ TABLES = (speeds, shares, costs, losses, races)
 def main() -> None:
     """Write the picture, and say the tables."""
     IMAGE.write_text(picture(), encoding="utf-8")
-    print(*(table() for table in TABLES), sep="\n\n")
+    print(*(table(kind) for kind in KINDS for table in TABLES), sep="\n\n")
 
 
 if __name__ == "__main__":

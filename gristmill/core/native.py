@@ -48,12 +48,13 @@ def problem() -> str | None:
     return None if compiler() else "there is no C++ compiler (install g++)"
 
 
-def kinds() -> list[str]:
-    """Those of `KINDS` that this machine can run, best first."""
-    asked, found = os.environ.get(SWITCH), ["avx512", "soft tiles"]
-    if "amx_bf16" in _processor_flags() and _tiles_allowed():
-        found.insert(0, "amx")
-    return [kind for kind in found if kind == asked] if asked in KINDS else found[:-1]
+def kind() -> str | None:
+    """Which of `KINDS` this machine runs: the fastest, or the one that is asked for, if it can."""
+    tiles = "amx_bf16" in _processor_flags() and _tiles_allowed()
+    asked = os.environ.get(SWITCH)
+    if asked in KINDS:
+        return asked if asked != "amx" or tiles else None
+    return "amx" if tiles else "avx512"
 
 
 def _tiles_allowed() -> bool:
@@ -66,10 +67,12 @@ def _tiles_allowed() -> bool:
 
 @functools.cache
 def library(source: Path) -> ctypes.CDLL | None:
-    """The compiled `source` (a .cpp file), or None where that is not possible; compiles at the first call."""
-    if problem():
-        return None
-    return next((found for kind in kinds() if (found := _built(source, (*FLAGS, *KINDS[kind])))), None)
+    """The compiled `source` (a .cpp file), or None where that is not possible; compiles at the first call.
+
+    A compiler that does not know AMX is none for a processor that has it: torch is faster there than code without it.
+    """
+    chosen = None if problem() else kind()
+    return None if chosen is None else _built(source, (*FLAGS, *KINDS[chosen]))
 
 
 def call(source: Path, name: str, *arguments: Any) -> None:

@@ -8,7 +8,7 @@ constexpr int64_t KEPT = 1 << 20;  // bytes of panels that stay in the second ca
 constexpr int64_t DEEPEST = 256;   // pairs of 32 rows that stay in the first cache
 constexpr int64_t SUMMED = 512;    // rows whose sums, made in parts, stay in the second cache
 constexpr int64_t STRIP = 256;     // columns of G that are packed at a time
-constexpr int BOTH = 2 * SIDE / 2 * DEPTH;  // words of a left or right operand that are multiplied at a time
+constexpr int BOTH = SIDE * DEPTH;  // words of a left or right operand that are multiplied at a time
 
 // Sums that wait to be rounded and stored, which is done while the next ones are made.
 struct Waiting {
@@ -56,13 +56,15 @@ static inline __attribute__((always_inline)) void add_products(int64_t pairs, co
 // Up to 32 rows as a left operand: tiles of 16 rows of 16 words, two and two. Those that are wanting are zero.
 static inline void pack_block(int64_t rows, int64_t pairs, const Bf16* from, int64_t row, Word* block) {
     for (int64_t p = 0; p < pairs; p += DEPTH, block += BOTH)
-        for (int64_t r = 0; r < SIDE; ++r)
-            _mm512_store_si512(block + r * DEPTH, r < rows ? _mm512_loadu_si512(from + r * row + 2 * p) : _mm512_setzero_si512());
+        for (int64_t r = 0; r < SIDE; ++r) {
+            __m512i found = r < rows ? _mm512_loadu_si512(from + r * row + 2 * p) : _mm512_setzero_si512();
+            _mm512_store_si512(block + r * DEPTH, found);
+        }
 }
 
 // `whole` in parts of at most `most`, all multiples of `unit`: how large they are.
 static inline int64_t even_parts(int64_t whole, int64_t most, int64_t unit) {
-    const int64_t parts = (whole + most - 1) / most, of = (whole + unit - 1) / unit;
+    const int64_t parts = std::max<int64_t>(1, (whole + most - 1) / most), of = (whole + unit - 1) / unit;
     return (of + parts - 1) / parts * unit;
 }
 
@@ -93,7 +95,7 @@ static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf
                     pack_block(there, here, from, a_row, block.get());
                     Ahead ahead{from + SIDE * a_row, a_row, std::min<int64_t>(SIDE, end - r - there), 2 * here};
                     for (int64_t j = left; j < std::min(columns, left + group); j += PANEL, sum += SIDE * PANEL) {
-                        const float* soon = sum + SIDE * PANEL;
+                        const float* soon = sum + SIDE * PANEL;  // sums that are added to next
                         if (p)
                             load_tiles(sum, PANEL);
                         else
@@ -102,7 +104,8 @@ static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf
                             waiting.store(at_once);
                             ahead.fetch();
                             ahead.fetch();
-                            if (deep < pairs) { for (int q = 0; q < 4; ++q) __builtin_prefetch(soon + 16 * q, 1); soon += 64; }
+                            if (deep == pairs) return;
+                            for (const float* end = soon + 64; soon < end; soon += 16) __builtin_prefetch(soon, 1);
                         });
                         if (p + here < pairs) {
                             store_tiles(sum, PANEL);

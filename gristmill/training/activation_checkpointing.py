@@ -30,7 +30,7 @@ SAVED = ("mm", "addmm", "_scaled_mm", "_scaled_mm_v2", "_grouped_mm", "_scaled_g
          "_flash_attention_forward", "_efficient_attention_forward")
 """Names of the operations of aten whose results `selective` keeps; products of two batches, such as the attention that
 is not fused makes, are too large."""
-SAVED_OF_OURS = ("cpu_linear", "cpu_gated", "cpu_attention")
+SAVED_OF_OURS = ("cpu_linear", "cpu_gated", "cpu_attention", "cpu_joined_attention")
 """The same of the operators that `models.layers` defines."""
 
 

@@ -82,30 +82,27 @@ def test_tiles_are_used_where_the_processor_has_them_and_the_system_gives_them(m
     monkeypatch.setattr(native, "_processor_flags", lambda: flags)
     monkeypatch.delenv(native.SWITCH, raising=False)
     monkeypatch.setattr(native, "_tiles_allowed", lambda: True)
-    assert native.kinds() == ["amx", "avx512"]
-    monkeypatch.setenv(native.SWITCH, "avx512")
-    assert native.kinds() == ["avx512"]
-    monkeypatch.setenv(native.SWITCH, "soft tiles")
-    assert native.kinds() == ["soft tiles"]
-    monkeypatch.setenv(native.SWITCH, "amx")
-    assert native.kinds() == ["amx"]
+    assert native.kind() == "amx"
+    for asked in native.KINDS:
+        monkeypatch.setenv(native.SWITCH, asked)
+        assert native.kind() == asked
     monkeypatch.setattr(native, "_tiles_allowed", lambda: False)
-    assert native.kinds() == []
+    monkeypatch.setenv(native.SWITCH, "amx")
+    assert native.kind() is None
     monkeypatch.delenv(native.SWITCH)
-    assert native.kinds() == ["avx512"]
+    assert native.kind() == "avx512"
     flags.remove("amx_bf16")
     monkeypatch.setattr(native, "_tiles_allowed", lambda: pytest.fail("asked for what is not there"))
-    assert native.kinds() == ["avx512"]
+    assert native.kind() == "avx512"
 
 
 @needs_compiler
-def test_a_compiler_that_does_not_know_tiles_is_asked_without_them(fresh, monkeypatch):
+def test_a_compiler_that_does_not_know_tiles_is_none_for_a_processor_that_has_them(fresh, monkeypatch):
     monkeypatch.setattr(native, "_processor_flags", lambda: {"avx512_bf16"})
-    monkeypatch.setattr(native, "kinds", lambda: ["amx", "avx512"])
-    monkeypatch.setattr(native, "KINDS", {"amx": ("--no-such-flag",), "avx512": ()})
     monkeypatch.setattr(native, "FLAGS", FLAGS)
+    monkeypatch.setattr(native, "KINDS", {"amx": ("--no-such-flag",), "avx512": ()})
     assert native.library(fresh).answer() == 42
-    monkeypatch.setattr(native, "kinds", lambda: ["amx"])
+    monkeypatch.setattr(native, "kind", lambda: "amx")
     native.library.cache_clear()
     assert native.library(fresh) is None
 

@@ -134,16 +134,17 @@ def test_what_needs_no_gradient_gets_none(frozen):
 
 def test_no_bit_hangs_on_other_rows_or_on_the_number_of_threads():
     x, weight = numbers(400, 64), [numbers(96, 64, seed=1).requires_grad_()]
+    small = numbers(32, 64, seed=5).requires_grad_()  # fewer rows and columns than some of the threads
     gates = [numbers(64, 64, seed=at).requires_grad_() for at in (2, 3, 4)]
 
     def everything() -> list[Tensor]:
         with CAST:
-            outs = kernel.linear(x, weight), kernel.gated(x, *gates)
-        return [*outs, *torch.autograd.grad([out.sum() for out in outs], [*weight, *gates])]
+            outs = kernel.linear(x, weight), kernel.gated(x, *gates), kernel.linear(x, [small])
+        return [*outs, *torch.autograd.grad([out.sum() for out in outs], [*weight, *gates, small])]
 
     whole, threads = everything(), torch.get_num_threads()
     try:
-        for count in (1, 2, 3, 5):
+        for count in (1, 2, 3, 4, 5, 8):
             torch.set_num_threads(count)
             assert all(map(torch.equal, everything(), whole))
     finally:

@@ -101,7 +101,7 @@ def test_turns_measure_everyone_in_every_round(monkeypatch):
 
 
 def test_rows_are_stored_one_a_name_and_peer(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_cpu, "RESULTS", tmp_path / "stored.json")
+    monkeypatch.setattr(pretrain_cpu, "RESULTS", dict.fromkeys(("amx", "avx512"), tmp_path / "stored.json"))
     pretrain_cpu.store("speed", {"name": "a", "peer": "x", "ratio": 1})
     pretrain_cpu.store("speed", {"name": "a", "peer": "y", "ratio": 2})
     pretrain_cpu.store("speed", {"name": "a", "peer": "x", "ratio": 3})

@@ -43,7 +43,8 @@ struct Angles {
 };
 
 // As `copy_rows`, turned.
-void copy_turned_rows(int rows, int present, int dim, const Angles& angles, const Bf16* from, int64_t from_row, Bf16* to) {
+void copy_turned_rows(int rows, int present, int dim, const Angles& angles, const Bf16* from, int64_t from_row,
+                      Bf16* to) {
     if (!angles) return copy_rows(rows, present, dim, from, from_row, to);
     for (int r = 0; r < present; ++r)
         for (int d = 0; d < dim / 2; d += 16) {
@@ -148,7 +149,8 @@ void forward_head(const Sizes& sizes, const Mask& mask, const Angles& angles, fl
 
     for (int64_t j = 0; j < blocks; ++j) {
         int present = int(std::min<int64_t>(BLOCK, sizes.time - j * BLOCK));
-        copy_turned_rows(BLOCK, present, dim, angles.from(j * BLOCK), k + j * BLOCK * k_row, k_row, keys.get() + j * size);
+        copy_turned_rows(BLOCK, present, dim, angles.from(j * BLOCK), k + j * BLOCK * k_row, k_row,
+                         keys.get() + j * size);
         copy_rows(BLOCK, present, dim, v + j * BLOCK * v_row, v_row, rows.get());
         pair_rows(BLOCK, dim, rows.get(), dim, paired.get());
         transpose(BLOCK / 2, dim, paired.get(), dim, values.get() + j * size / 2, BLOCK / 2);
@@ -340,11 +342,12 @@ void share_out(int64_t items, Work work) {
 }  // namespace
 
 // sizes: batch, heads, kv_heads, time, dim. strides: of row, head and time, of each tensor in turn, in numbers; channels
-// lie side by side. cos, sin: (batch or 1, time, dim), `angles_row` from row to row, by which queries and keys are turned, or
-// null. documents: (batch, time) or null. log_sums: (batch, heads, time), base 2.
+// lie side by side. cos, sin: (batch or 1, time, dim), `angles_row` from row to row, by which queries and keys are
+// turned, or null. documents: (batch, time) or null. log_sums: (batch, heads, time), base 2.
 extern "C" void attention_forward(const Bf16* q, const Bf16* k, const Bf16* v, Bf16* out, float* log_sums,
                                   const float* cos, const float* sin, int64_t angles_row, const int64_t* sizes_,
-                                  const int64_t* strides, const int32_t* documents, int64_t causal, int64_t window, double scale) {
+                                  const int64_t* strides, const int32_t* documents, int64_t causal, int64_t window,
+                                  double scale) {
     const Sizes sizes{sizes_[0], sizes_[1], sizes_[2], sizes_[3], sizes_[4]};
     const Strides* of = reinterpret_cast<const Strides*>(strides);
     share_out(sizes.batch * sizes.heads, [&](int64_t item) {

@@ -10,14 +10,14 @@
 
 namespace {
 
-constexpr int64_t PART = 64;  // rows whose gradients of the weight are summed before those of others: whatever the threads
+constexpr int64_t PART = 64;  // rows whose gradients of the weight are summed first: whatever the number of threads
 
 }  // namespace
 
 // x (rows, dim) fp32 and `added` (bf16, or null) -> sum = x + added (fp32, or null without `added`), out (bf16): sum /
 // rms(sum) * weight, and 1 / rms of each row. dim: a multiple of 16.
-extern "C" void norm_forward(const float* x, const Bf16* added, int64_t rows, int64_t dim, const float* weight, double eps,
-                             float* sum, Bf16* out, float* inverse) {
+extern "C" void norm_forward(const float* x, const Bf16* added, int64_t rows, int64_t dim, const float* weight,
+                             double eps, float* sum, Bf16* out, float* inverse) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
         const float* row = x + r * dim;
@@ -59,7 +59,8 @@ extern "C" void norm_backward(const Bf16* slope, const float* sum_slope, const f
                 for (int64_t i = 0; i < dim; i += 16) {
                     __m512 one = _mm512_loadu_ps(row + i), down = load16(slope + r * dim + i);
                     dots = _mm512_fmadd_ps(_mm512_mul_ps(down, _mm512_loadu_ps(weight + i)), one, dots);
-                    _mm512_storeu_ps(own + i, _mm512_fmadd_ps(_mm512_mul_ps(one, factor), down, _mm512_loadu_ps(own + i)));
+                    __m512 so_far = _mm512_loadu_ps(own + i);
+                    _mm512_storeu_ps(own + i, _mm512_fmadd_ps(_mm512_mul_ps(one, factor), down, so_far));
                 }
                 const float by = inverse[r] * inverse[r] * inverse[r] / float(dim) * _mm512_reduce_add_ps(dots);
                 const __m512 less = _mm512_set1_ps(by);
