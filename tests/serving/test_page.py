@@ -120,7 +120,7 @@ def test_a_finished_answer_is_measured_rated_edited_and_copied(scripted: Any, vi
     page.locator(".question").hover()
     page.get_by_role("button", name="Edit this message").click()
     page.get_by_label("Edit your message").fill("Something else")
-    page.keyboard.press("Enter")
+    page.get_by_label("Edit your message").press("Enter")
     page.wait_for_function("document.querySelector('.bubble')?.innerText === 'Something else'")
     settled(page)
     assert page.locator(".turn").count() == 1
