@@ -52,7 +52,7 @@ def test_what_was_measured_is_fast(kind: str, share: float) -> None:
     assert ours["(ii)"]["share_of_matmul"] >= share
     for row in rows:
         assert row["runs"] >= 5
-        if not row["peer"].startswith("ours"):
+        if row["peer"] != "ours" and not (kind == "amx" and row["peer"] == "ours, not compiled"):
             assert row["ratios"][0] > 1, row
     assert f"more than {BREAK_EVEN_SECONDS:.0f} seconds" in PAGE
 

@@ -23,8 +23,6 @@ from tests.training.parallel.ranks import world_of
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32, 1)
 Batch = dict[str, Tensor]
-ROUNDING = 10 * torch.finfo(torch.float32).eps
-"""1.2e-6: how far sums in another order are apart, which hangs on the processor's library too."""
 
 
 def tiny(**changes: Any) -> DecoderConfig:

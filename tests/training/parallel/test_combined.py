@@ -65,16 +65,16 @@ GQA = {"kv_heads": 2, "tied_head": True}
     (2, "replicate=2", "adamw", GQA), (2, "shard=2", "adamw", GQA), (2, "tensor=2", "adamw", GQA),
     (2, "replicate=2", "muon", GQA), (2, "shard=2", "muon", {}), (2, "tensor=2", "muon", GQA),
     (2, "shard=2", "muon", {"moe": True}), (2, "shard=2", "lion", {}), (2, "tensor=2", "sgd", {}),
-    (2, "shard=2", "adam", {}), (2, "shard=2", "adafactor", {"moe": True}), (2, "shard=2", "adamw8bit", {"dim": 64}),
+    (2, "shard=2", "adam", {}), (2, "shard=2", "adafactor", {"moe": True}),
+    (2, "shard=2", "adamw8bit", {"dim": 64, "layers": 1}),  # of two, rounding moves numbers between its 256 values
     pytest.param(4, "shard=2,tensor=2", "adafactor", {"layers": 3, "mlp_dim": 42}, marks=pytest.mark.verify),
     (4, "shard=2,tensor=2", "muon", GQA), (4, "replicate=2,shard=2", "adamw", {}),
     (4, "replicate=2,tensor=2,sequence=false", "adamw", {}), (4, "shard=4", "muon", {"layers": 3, "mlp_dim": 42}),
 ])
 def test_twenty_updates_are_those_of_one_process(size, layout, kind, changes):
     for losses, weights in run_ranks(_trajectory, size, layout, kind, 2 if "shard" in layout else 1, changes):
-        coarse = kind == "adamw8bit"  # rounding decides between two of 256 values
-        assert losses < (1e-4 if coarse else 1e-5)
-        assert weights < (3e-3 if coarse else 1e-4)
+        assert losses < 1e-5
+        assert weights < 1e-4
 
 
 def _rounded(rank: int, text: str) -> tuple[float, float]:

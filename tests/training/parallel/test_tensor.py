@@ -23,7 +23,6 @@ from gristmill.training.parallel.apply import parallelise
 from gristmill.training.parallel.vocabulary_loss import VocabularyLoss
 from tests.training.parallel.parity import (
     COMPUTE,
-    ROUNDING,
     alone,
     compare,
     differences,
@@ -39,7 +38,7 @@ from tests.training.parallel.ranks import Collectives, run_ranks, world_of
 
 CONFIGS = {
     "llama": tiny(),
-    "tied, GQA, qk-norm": tiny(tied_head=True, kv_heads=2, qk_norm=True),
+    "tied, GQA, qk-norm": tiny(tied_head=True, kv_heads=2, qk_norm=True, layers=1),
     "gpt2": tiny(positions="learned", norm="layer", mlp="gelu", qkv_bias=True, output_bias=True, mlp_bias=True,
                  tied_head=True),
     "parallel block": tiny(parallel=True, norm="layer", norm_bias=False, mlp="geglu", head_dim=16),
@@ -56,7 +55,7 @@ def _differences(rank: int, text: str, name: str, micro: int) -> dict[str, float
 @pytest.mark.parametrize("layout", ["tensor=2", "tensor=2,sequence=false"])
 def test_two_processes_have_the_loss_and_gradients_of_one(layout, name):
     found = worst(run_ranks(_differences, 2, layout, name, 2))
-    assert found[1] < ROUNDING, found
+    assert found[1] < 1e-6, found
 
 
 @pytest.mark.parametrize("name", ["tied, GQA, qk-norm", "gpt2"])
@@ -65,7 +64,7 @@ def test_four_processes_have_the_loss_and_gradients_of_one(layout, name):
     if layout == "tensor=4" and name != "gpt2":
         pytest.skip("two heads of keys cannot be cut into four")
     found = worst(run_ranks(_differences, 4, layout, name, 1))
-    assert found[1] < ROUNDING, found
+    assert found[1] < 1e-6, found
 
 
 def _collectives(rank: int, text: str, name: str) -> dict[str, int]:
