@@ -6,9 +6,6 @@
 #pragma once
 #include "bf16.h"
 
-constexpr int SIDE = 32;  // rows, and columns, of the sums
-constexpr int DEPTH = 16;  // pairs that one instruction sums over
-
 #ifdef SOFT_TILES
 #include "soft_tiles.h"
 #else
@@ -18,16 +15,16 @@ constexpr int DEPTH = 16;  // pairs that one instruction sums over
 #define TILE_STORE(tile, to, row) _tile_stored(tile, to, row)
 #define TILE_MULTIPLY(sums, left, right) _tile_dpbf16ps(sums, left, right)
 
-// Eight whole tiles for this thread; given back at the end, as threads that hold tiles are dearer to switch.
+// Eight whole tiles. Static, as compilers that are told of the load's first bytes alone leave out writing the others.
+alignas(64) static const struct {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+} TILE_SHAPES;
+
+// Tiles for this thread; given back at the end, as threads that hold tiles are dearer to switch.
 struct Tiles {
-    Tiles() {
-        struct alignas(64) {
-            uint8_t palette = 1, start = 0, reserved[14] = {};
-            uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } shapes;
-        _tile_loadconfig(&shapes);
-    }
+    Tiles() { _tile_loadconfig(&TILE_SHAPES); }
     ~Tiles() { _tile_release(); }
     Tiles(const Tiles&) = delete;
     Tiles& operator=(const Tiles&) = delete;
@@ -56,29 +53,27 @@ static inline void store_tiles(float* to, int64_t row) {
     TILE_STORE(3, to + 16 * row + 16, 4 * row);
 }
 
-// C (+)= A B; rows and columns must be multiples of 32, pairs of 16.
-static void multiply(int rows, int columns, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c,
-                     int c_row, bool add) {
-    for (int m = 0; m < rows; m += SIDE)
-        for (int n = 0; n < columns; n += SIDE) {
-            float* to = c + m * c_row + n;
-            if (add)
-                load_tiles(to, c_row);
-            else
-                zero_tiles();
-            for (int p = 0; p < pairs; p += DEPTH) {
-                const Word *left = a + m * a_row + p, *right = b + p * b_row + n;
-                TILE_LOAD(6, right, 4 * b_row);
-                TILE_LOAD(4, left, 4 * a_row);
-                TILE_MULTIPLY(0, 4, 6);
-                TILE_LOAD(7, right + 16, 4 * b_row);
-                TILE_MULTIPLY(1, 4, 7);
-                TILE_LOAD(5, left + 16 * a_row, 4 * a_row);
-                TILE_MULTIPLY(2, 5, 6);
-                TILE_MULTIPLY(3, 5, 7);
-            }
-            store_tiles(to, c_row);
-        }
+// Adds to the sums the product of a left operand's square, whose rows are so many bytes apart, and one of a right operand.
+static inline __attribute__((always_inline)) void add_product(const void* left, int64_t row_bytes, const Word* right) {
+    TILE_LOAD_ONCE(6, right, 64);
+    TILE_LOAD(4, left, row_bytes);
+    TILE_MULTIPLY(0, 4, 6);
+    TILE_LOAD_ONCE(7, right + SQUARE / 2, 64);
+    TILE_MULTIPLY(1, 4, 7);
+    TILE_LOAD(5, static_cast<const char*>(left) + 16 * row_bytes, row_bytes);
+    TILE_MULTIPLY(2, 5, 6);
+    TILE_MULTIPLY(3, 5, 7);
+}
+
+// C (+)= A B.
+static inline void multiply(int64_t count, const Word* left, int64_t left_step, const Word* right, int64_t right_step,
+                            float* c, bool add) {
+    if (add)
+        load_tiles(c, SIDE);
+    else
+        zero_tiles();
+    for (int64_t i = 0; i < count; ++i) add_product(left + i * left_step, 64, right + i * right_step);
+    store_tiles(c, SIDE);
 }
 
 // Of larger products (products.h):

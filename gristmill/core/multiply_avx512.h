@@ -9,15 +9,15 @@ struct Tiles {
 };
 
 // Adds A B to a tile of C that is kept in registers: MR rows of 16 NR columns. A's word of row m and pair p lies at
-// a[m * a_row + p * a_pair].
+// a[m * a_row + p * a_pair]; B's sixteen words of pair p and columns 16 n and on at b[p * b_pair + n * b_column].
 template <int MR, int NR>
 static inline __attribute__((always_inline)) void add_products(int64_t pairs, const Word* a, int64_t a_row,
-                                                               int64_t a_pair, const Word* b, int64_t b_row,
+                                                               int64_t a_pair, const Word* b, int64_t b_pair, int64_t b_column,
                                                                __m512 (&sums)[MR][NR]) {
     for (int64_t p = 0; p < pairs; ++p) {
         __m512bh columns[NR];
 #pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_row + 16 * n);
+        for (int n = 0; n < NR; ++n) columns[n] = (__m512bh)_mm512_loadu_si512(b + p * b_pair + n * b_column);
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) {
             __m512bh one = (__m512bh)_mm512_set1_epi32(int(a[m * a_row + p * a_pair]));
@@ -27,36 +27,30 @@ static inline __attribute__((always_inline)) void add_products(int64_t pairs, co
     }
 }
 
-// A tile of C in memory.
-template <int MR, int NR>
-static inline __attribute__((always_inline)) void tile(int pairs, const Word* a, int a_row, const Word* b, int b_row,
-                                                       float* c, int c_row, bool add) {
-    __m512 sums[MR][NR];
+// C (+)= A B of some rows.
+template <int MR>
+static inline __attribute__((always_inline)) void multiply_some(int64_t count, const Word* left, int64_t left_step,
+                                                                const Word* right, int64_t right_step, float* c,
+                                                                bool add) {
+    __m512 sums[MR][2];
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) sums[m][n] = add ? _mm512_loadu_ps(c + m * c_row + 16 * n) : _mm512_setzero_ps();
-    add_products(pairs, a, a_row, 1, b, b_row, sums);
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; ++n) sums[m][n] = add ? _mm512_load_ps(c + m * SIDE + 16 * n) : _mm512_setzero_ps();
+    for (int64_t i = 0; i < count; ++i)
+        add_products(DEPTH, left + i * left_step, DEPTH, 1, right + i * right_step, 16, SQUARE / 2, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-        for (int n = 0; n < NR; ++n) _mm512_storeu_ps(c + m * c_row + 16 * n, sums[m][n]);
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; ++n) _mm512_store_ps(c + m * SIDE + 16 * n, sums[m][n]);
 }
 
-template <int NR>
-static void strip(int rows, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c, int c_row,
-                  bool add) {
-    int m = 0;
-    for (; m + 6 <= rows; m += 6) tile<6, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
-    for (; m + 2 <= rows; m += 2) tile<2, NR>(pairs, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
-}
-
-// C (+)= A B; rows must be even, columns a multiple of 32.
-static void multiply(int rows, int columns, int pairs, const Word* a, int a_row, const Word* b, int b_row, float* c,
-                     int c_row, bool add) {
-    int n = 0;
-    for (; n + 64 <= columns; n += 64) strip<4>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
-    if (n < columns) strip<2>(rows, pairs, a, a_row, b + n, b_row, c + n, c_row, add);
+// C (+)= A B.
+static void multiply(int64_t count, const Word* left, int64_t left_step, const Word* right, int64_t right_step, float* c,
+                     bool add) {
+    multiply_some<12>(count, left, left_step, right, right_step, c, add);
+    multiply_some<12>(count, left + 12 * DEPTH, left_step, right, right_step, c + 12 * SIDE, add);
+    multiply_some<8>(count, left + 24 * DEPTH, left_step, right, right_step, c + 24 * SIDE, add);
 }
 
 // Of larger products (products.h):

@@ -32,15 +32,16 @@ static inline __m512i words(const float* from) {
 }
 static inline __m512i words(const Bf16* from) { return _mm512_loadu_si512(from); }
 
-// W (outer x inner) as the right operand of X W', at the columns from `column` on: both sizes multiples of 32.
+// W (outer x inner) as the right operand of X W', at the columns from `column` on, its panels so many apart: both sizes
+// multiples of 32.
 template <typename T>
-static void pack_turned(int64_t outer, int64_t inner, const T* from, int64_t column, Word* panels) {
+static void pack_turned(int64_t outer, int64_t inner, const T* from, int64_t column, int64_t apart, Word* panels) {
 #pragma omp for schedule(static)
     for (int64_t j = 0; j < outer; j += 16)
         for (int64_t p = 0; p < inner / 2; p += 16) {
             alignas(64) Word block[256];
             for (int i = 0; i < 16; ++i) _mm512_store_si512(block + 16 * i, words(from + (j + i) * inner + 2 * p));
-            transpose16(block, 16, panels + in_panels(inner / 2, p, column + j), NEXT_PAIR);
+            transpose16(block, 16, panels + in_panels(inner / 2, p, column + j / PANEL * PANEL * apart + j % PANEL), NEXT_PAIR);
         }
 }
 
@@ -73,11 +74,11 @@ struct Weight {
     int64_t outer, inner;
     bool wide;
 
-    void pack_turned_to(int64_t column, Word* panels) const {
+    void pack_turned_to(int64_t column, Word* panels, int64_t apart = 1) const {
         if (wide)
-            pack_turned(outer, inner, static_cast<const float*>(at), column, panels);
+            pack_turned(outer, inner, static_cast<const float*>(at), column, apart, panels);
         else
-            pack_turned(outer, inner, static_cast<const Bf16*>(at), column, panels);
+            pack_turned(outer, inner, static_cast<const Bf16*>(at), column, apart, panels);
     }
     void pack_rows_to(int64_t before, int64_t pairs, Word* panels) const {
         if (wide)

@@ -8,17 +8,23 @@ constexpr int64_t KEPT = 1 << 20;  // bytes of panels that stay in the second ca
 constexpr int64_t DEEPEST = 256;   // pairs of 32 rows that stay in the first cache
 constexpr int64_t SUMMED = 512;    // rows whose sums, made in parts, stay in the second cache
 constexpr int64_t STRIP = 256;     // columns of G that are packed at a time
-constexpr int BOTH = SIDE * DEPTH;  // words of a left or right operand that are multiplied at a time
 
-// Sums that wait to be rounded and stored, which is done while the next ones are made.
-struct Waiting {
+// What becomes of the sums of a product: they wait, and are rounded and stored while the next ones are made.
+struct Rounded {
+    static constexpr int64_t PANELS = 1;  // that belong together
+    Bf16* c;
+    int64_t c_row;
     const float* from = nullptr;
     Bf16* to = nullptr;
-    int64_t row = 0, rows = 0;
+    int64_t rows = 0;
 
-    // Round and store up to `count` of the rows.
+    // Sums of so many rows, from a row and a column of C on. Those before must have been stored.
+    void take(const float* sums, int64_t row, int64_t column, int64_t count) {
+        from = sums, to = c + row * c_row + column, rows = count;
+    }
+    // Up to `count` rows of those that wait.
     inline __attribute__((always_inline)) void store(int64_t count) {
-        for (count = std::min(count, rows), rows -= count; count; --count, from += SIDE, to += row)
+        for (count = std::min(count, rows), rows -= count; count; --count, from += SIDE, to += c_row)
             _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(from + 16), _mm512_load_ps(from)));
     }
 };
@@ -35,27 +41,39 @@ struct Ahead {
     }
 };
 
-// Adds to the tiles the product of a packed block of rows and a panel; `meanwhile` is called after every 32 numbers.
+// 32 rows as a left operand: squares of 32 numbers, so many bytes from one to the next, and from row to row.
+struct Block {
+    const void* at;
+    int64_t next, row;
+    static Block packed(const Word* at) { return {at, SQUARE * sizeof(Word), DEPTH * sizeof(Word)}; }
+    static Block in_place(const Bf16* at, int64_t row) { return {at, SIDE * sizeof(Bf16), row * int64_t(sizeof(Bf16))}; }
+};
+
+// Adds to the tiles the product of a block of rows and a panel; `meanwhile` is called after every 32 numbers.
 template <typename Meanwhile>
-static inline __attribute__((always_inline)) void add_products(int64_t pairs, const Word* block, const Word* panel,
+static inline __attribute__((always_inline)) void add_products(int64_t pairs, const Block& block, const Word* panel,
                                                                Meanwhile meanwhile) {
-    for (int64_t p = 0; p < pairs; p += DEPTH) {
-        const Word *left = block + p * SIDE, *right = panel + p * PANEL;
-        TILE_LOAD_ONCE(6, right, 64);
-        TILE_LOAD(4, left, 64);
-        TILE_MULTIPLY(0, 4, 6);
-        TILE_LOAD_ONCE(7, right + 256, 64);
-        TILE_MULTIPLY(1, 4, 7);
-        TILE_LOAD(5, left + 256, 64);
-        TILE_MULTIPLY(2, 5, 6);
-        TILE_MULTIPLY(3, 5, 7);
+    const char* left = static_cast<const char*>(block.at);
+    for (int64_t p = 0; p < pairs; p += DEPTH, left += block.next) {
+        add_product(left, block.row, panel + p * PANEL);
         meanwhile();
     }
 }
 
+// Whether 32 rows of so many pairs stay in the first cache where they lie: whole lines, that spread over its sets.
+static inline bool stays(const Bf16* rows, int64_t row, int64_t pairs) {
+    constexpr int64_t LINE = 32, SETS = 64, WAYS = 10;  // numbers; of 12, or more: some for the other operand and sums
+    if (reinterpret_cast<uintptr_t>(rows) % 64 || row % LINE) return false;
+    int64_t taken[SETS] = {};
+    for (int64_t r = 0; r < SIDE; ++r)
+        for (int64_t i = 0; i < 2 * pairs; i += LINE)
+            if (++taken[(r * row + i) / LINE % SETS] > WAYS) return false;
+    return true;
+}
+
 // Up to 32 rows as a left operand: tiles of 16 rows of 16 words, two and two. Those that are wanting are zero.
 static inline void pack_block(int64_t rows, int64_t pairs, const Bf16* from, int64_t row, Word* block) {
-    for (int64_t p = 0; p < pairs; p += DEPTH, block += BOTH)
+    for (int64_t p = 0; p < pairs; p += DEPTH, block += SQUARE)
         for (int64_t r = 0; r < SIDE; ++r) {
             __m512i found = r < rows ? _mm512_loadu_si512(from + r * row + 2 * p) : _mm512_setzero_si512();
             _mm512_store_si512(block + r * DEPTH, found);
@@ -68,21 +86,22 @@ static inline int64_t even_parts(int64_t whole, int64_t most, int64_t unit) {
     return (of + parts - 1) / parts * unit;
 }
 
-// Columns whose panels of so many pairs stay in the second cache.
-static inline int64_t columns_kept(int64_t columns, int64_t pairs) {
-    return even_parts(columns, std::max<int64_t>(PANEL, KEPT / (pairs * int64_t(sizeof(Word)))), PANEL);
+// Columns, in units of so many panels, whose panels of so many pairs stay in the second cache.
+static inline int64_t columns_kept(int64_t columns, int64_t pairs, int64_t panels = 1) {
+    return even_parts(columns, std::max<int64_t>(PANEL, KEPT / (pairs * int64_t(sizeof(Word)))), panels * PANEL);
 }
 
-// C (rows x columns, bf16) = A (rows x 2 pairs) times panels, by this thread alone.
+// A (rows x 2 pairs) times panels, by this thread alone; `finish` gets what comes of it.
+template <typename Finish>
 static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf16* a, int64_t a_row,
-                          const Word* panels, Bf16* c, int64_t c_row) {
-    const int64_t deep = even_parts(pairs, DEEPEST, DEPTH), group = columns_kept(columns, deep);
-    const int64_t at_once = (SIDE * DEPTH + deep - 1) / deep;  // rows to store after each step
+                          const Word* panels, Finish finish) {
+    const int64_t deep = even_parts(pairs, DEEPEST, DEPTH), group = columns_kept(columns, deep, Finish::PANELS);
+    const int64_t steps = Finish::PANELS * deep / DEPTH, at_once = (SIDE + steps - 1) / steps;  // rows to store after each
     const int64_t most = deep < pairs ? SUMMED : rows;
-    auto block = buffer<Word>(SIDE * deep);
+    const bool in_place = stays(a, a_row, deep);
+    auto packed = buffer<Word>(SIDE * deep);
     auto sums = buffer<float>(deep < pairs ? most * group : 0);
-    alignas(64) float finished[2][SIDE * PANEL];
-    Waiting waiting;
+    alignas(64) float finished[2 * Finish::PANELS][SUMS];
     int turn = 0;
     for (int64_t left = 0; left < columns; left += group)
         for (int64_t begin = 0; begin < rows; begin += most)
@@ -92,7 +111,9 @@ static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf
                 for (int64_t r = begin; r < end; r += SIDE) {
                     const int64_t there = std::min<int64_t>(SIDE, end - r);
                     const Bf16* from = a + r * a_row + 2 * p;
-                    pack_block(there, here, from, a_row, block.get());
+                    Block block = Block::in_place(from, a_row);
+                    if (!in_place || there < SIDE)
+                        pack_block(there, here, from, a_row, packed.get()), block = Block::packed(packed.get());
                     Ahead ahead{from + SIDE * a_row, a_row, std::min<int64_t>(SIDE, end - r - there), 2 * here};
                     for (int64_t j = left; j < std::min(columns, left + group); j += PANEL, sum += SIDE * PANEL) {
                         const float* soon = sum + SIDE * PANEL;  // sums that are added to next
@@ -100,8 +121,8 @@ static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf
                             load_tiles(sum, PANEL);
                         else
                             zero_tiles();
-                        add_products(here, block.get(), panels + j * pairs + p * PANEL, [&] {
-                            waiting.store(at_once);
+                        add_products(here, block, panels + j * pairs + p * PANEL, [&] {
+                            finish.store(at_once);
                             ahead.fetch();
                             ahead.fetch();
                             if (deep == pairs) return;
@@ -111,14 +132,20 @@ static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf
                             store_tiles(sum, PANEL);
                             continue;
                         }
-                        waiting.store(SIDE);
+                        if ((j / PANEL + 1) % Finish::PANELS == 0) finish.store(SIDE);
                         store_tiles(finished[turn], PANEL);
-                        waiting = {finished[turn], c + r * c_row + j, c_row, there};
-                        turn ^= 1;
+                        finish.take(finished[turn], r, j, there);
+                        turn = (turn + 1) % int(2 * Finish::PANELS);
                     }
                 }
             }
-    waiting.store(SIDE);
+    finish.store(SIDE);
+}
+
+// C (rows x columns, bf16) = A (rows x 2 pairs) times panels, by this thread alone.
+static void multiply_rows(int64_t rows, int64_t columns, int64_t pairs, const Bf16* a, int64_t a_row,
+                          const Word* panels, Bf16* c, int64_t c_row) {
+    multiply_rows(rows, columns, pairs, a, a_row, panels, Rounded{c, c_row});
 }
 
 // Sixteen numbers of each of 32 rows, turned: sixteen rows of 32 numbers.
@@ -213,7 +240,7 @@ static void add_turned_products(int64_t tokens, int64_t outer, int64_t inner, co
                         else
                             zero_tiles();
                         int64_t line = 0;
-                        add_products(pairs, blocks.get() + (r - first) * pairs, panels.get() + j * pairs, [&] {
+                        add_products(pairs, Block::packed(blocks.get() + (r - first) * pairs), panels.get() + j * pairs, [&] {
                             // where the next sums will go
                             for (const int64_t end = std::min<int64_t>(2 * SIDE, line + 4); line < end; ++line)
                                 __builtin_prefetch(next + line / 2 * inner * 4 + line % 2 * 64, 1);

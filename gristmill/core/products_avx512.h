@@ -23,7 +23,7 @@ template <int M>
 static void tile_of_rows(int64_t pairs, const Word* a, int64_t a_row, const Word* b, Bf16* c, int64_t c_row) {
     __m512 sums[M][2] = {};
     for (int m = 0; m < M; ++m) __builtin_prefetch(c + m * c_row, 1);  // the stores come when the sums are done
-    add_products(pairs, a, a_row, 1, b, PANEL, sums);
+    add_products(pairs, a, a_row, 1, b, PANEL, 16, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
         _mm512_storeu_si512(c + m * c_row, (__m512i)_mm512_cvtne2ps_pbh(sums[m][1], sums[m][0]));
@@ -61,7 +61,7 @@ template <int M>
 static void turned_tile(int64_t pairs, const Word* a, const Word* b, float* c, int64_t c_row, bool add) {
     __m512 sums[M][2] = {};
     for (int m = 0; m < M; ++m) __builtin_prefetch(c + m * c_row, 1), __builtin_prefetch(c + m * c_row + 16, 1);
-    add_products(pairs, a, 1, TILE, b, PANEL, sums);
+    add_products(pairs, a, 1, TILE, b, PANEL, 16, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2

@@ -37,15 +37,8 @@ inline __m512 sigmoid(__m512 x) {
     return _mm512_mul_ps(found, _mm512_fnmadd_ps(below, found, _mm512_set1_ps(2)));  // a step of Newton's: all bits
 }
 
-// halves: gate and up (rows x 2 width) -> silu(gate) up (rows x width).
-void gated(int64_t rows, int64_t width, const Bf16* halves, Bf16* to) {
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < width; i += 16) {
-            const Bf16* from = halves + 2 * r * width + i;
-            __m512 gate = load16(from);
-            store16(to + r * width + i, _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid(gate)), load16(from + width)));
-        }
-}
+// silu(gate) up, sixteen numbers of it.
+inline __m512 gated16(__m512 gate, __m512 up) { return _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid(gate)), up); }
 
 // From the gradient of silu(gate) up, (rows x width), to those of both halves; and silu(gate) up once more, in its place.
 void gated_slopes(int64_t rows, int64_t width, const Bf16* halves, Bf16* slope, Bf16* half_slopes) {
@@ -61,6 +54,57 @@ void gated_slopes(int64_t rows, int64_t width, const Bf16* halves, Bf16* slope, 
             store16(slope + r * width + i, _mm512_mul_ps(passed, up));
         }
 }
+
+#ifdef TILES
+// Sums of gate and up, panel about panel -> both, rounded (rows x 2 width), and silu(gate) up (rows x width).
+struct GatedSums {
+    static constexpr int64_t PANELS = 2;
+    int64_t width;
+    Bf16 *halves, *hidden;
+    const float *gates = nullptr, *from = nullptr;
+    Bf16 *half_to = nullptr, *to = nullptr;
+    int64_t rows = 0;
+
+    void take(const float* sums, int64_t row, int64_t column, int64_t count) {
+        if (column / PANEL % 2 == 0) {
+            gates = sums;
+            return;
+        }
+        const int64_t at = column / (2 * PANEL) * PANEL;
+        from = gates, rows = count, half_to = halves + 2 * row * width + at, to = hidden + row * width + at;
+    }
+    inline __attribute__((always_inline)) void store(int64_t count) {
+        for (count = std::min(count, rows), rows -= count; count; --count) {
+            __m512 gate[2], up[2];
+            for (int i = 0; i < 2; ++i) gate[i] = _mm512_load_ps(from + 16 * i), up[i] = _mm512_load_ps(from + SUMS + 16 * i);
+            _mm512_storeu_si512(half_to, (__m512i)_mm512_cvtne2ps_pbh(gate[1], gate[0]));
+            _mm512_storeu_si512(half_to + width, (__m512i)_mm512_cvtne2ps_pbh(up[1], up[0]));
+            _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(gated16(gate[1], up[1]), gated16(gate[0], up[0])));
+            from += SIDE, half_to += 2 * width, to += width;
+        }
+    }
+};
+
+constexpr int64_t HALVES_APART = 2;  // panels of gate and up lie in turn
+
+// x (rows x dim) -> gate and up side by side, and silu(gate) up.
+void gate_rows(int64_t rows, int64_t dim, int64_t width, const Bf16* x, int64_t x_row, const Word* panels, Bf16* halves,
+               Bf16* hidden) {
+    multiply_rows(rows, 2 * width, dim / 2, x, x_row, panels, GatedSums{width, halves, hidden});
+}
+#else
+constexpr int64_t HALVES_APART = 1;
+
+void gate_rows(int64_t rows, int64_t dim, int64_t width, const Bf16* x, int64_t x_row, const Word* panels, Bf16* halves,
+               Bf16* hidden) {
+    multiply_rows(rows, 2 * width, dim / 2, x, x_row, panels, halves, 2 * width);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; i += 16) {
+            const Bf16* from = halves + 2 * r * width + i;
+            store16(hidden + r * width + i, gated16(load16(from), load16(from + width)));
+        }
+}
+#endif
 
 }  // namespace
 
@@ -112,21 +156,20 @@ extern "C" void linear_backward(const Bf16* slope, int64_t slope_row, const Bf16
 // gradients. y (tokens, dim).
 extern "C" void gated_forward(const Bf16* x, int64_t x_row, int64_t tokens, int64_t dim, int64_t width,
                               const void* const* weights, int64_t wide, Bf16* halves, Bf16* y) {
-    const int64_t outers[] = {width, width};
-    const Joined inward{weights, outers, 2, dim, wide != 0};
+    const Weight gate{weights[0], width, dim, wide != 0}, up{weights[1], width, dim, wide != 0};
     const Weight outward{weights[2], dim, width, wide != 0};
     auto panels = buffer<Word>(width * dim), outward_panels = buffer<Word>(width * dim / 2);
 #pragma omp parallel
     {
         Tiles tiles;
-        inward.pack_turned_to(panels.get());
+        gate.pack_turned_to(0, panels.get(), HALVES_APART);
+        up.pack_turned_to(HALVES_APART == 1 ? width : PANEL, panels.get(), HALVES_APART);
         outward.pack_turned_to(0, outward_panels.get());
         auto hidden = buffer<Bf16>(ROWS * width);
         const Share own = rows_of_thread(tokens);
         for (int64_t r = own.first; r < own.last; r += ROWS) {
             const int64_t rows = std::min(ROWS, own.last - r);
-            multiply_rows(rows, 2 * width, dim / 2, x + r * x_row, x_row, panels.get(), halves + 2 * r * width, 2 * width);
-            gated(rows, width, halves + 2 * r * width, hidden.get());
+            gate_rows(rows, dim, width, x + r * x_row, x_row, panels.get(), halves + 2 * r * width, hidden.get());
             multiply_rows(rows, dim, width / 2, hidden.get(), width, outward_panels.get(), y + r * dim, dim);
         }
     }
