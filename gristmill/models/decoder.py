@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,14 @@ from gristmill.models.layers.linear import joined_linear, one_linear, plain, sid
 from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.mlp import make_mlp
 from gristmill.models.layers.moe import MoE, expert_layers
-from gristmill.models.layers.norms import RMSNorm, add_norm_for_products, make_norm, norm_for_products
+from gristmill.models.layers.norms import (
+    Parts,
+    RMSNorm,
+    add_norm_for_products,
+    make_norm,
+    norm_for_products,
+    takes_parts,
+)
 from gristmill.models.layers.rotary import Rotary, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -98,6 +105,9 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
+Stream = TypeVar("Stream", Tensor, Parts)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); or both from one norm at once (`parallel`)."""
 
@@ -114,30 +124,46 @@ class Block(nn.Module):
             config.dim, experts, config.mlp)
 
     def forward(
-        self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
+        self, x: Stream, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
         cache: Cache | None = None, input_ids: Tensor | None = None,
-    ) -> Tensor:
-        if self.skipped and self.training:
-            return x + self._for_some_rows(self._whole(x, angles, document_ids, prefix, cache, input_ids) - x)
-        return self._whole(x, angles, document_ids, prefix, cache, input_ids)
+    ) -> Stream:
+        """x (batch, time, dim) -> the same; of parts, where `takes_parts` says so, parts."""
+        if isinstance(x, Parts):
+            total, normed = add_norm_for_products(self.attention_norm, *x)
+            return self._after(total, normed, angles, document_ids, prefix, cache, input_ids)
+        found = self._whole(x, angles, document_ids, prefix, cache, input_ids)
+        return x + self._for_some_rows(found - x) if self.skipped and self.training else found
+
+    def takes_parts(self, x: Tensor) -> bool:
+        """Whether the sum of the stream, tensors like x, and what is added to it may be left to this block."""
+        return (self.mlp_norm is not None and not self.skipped and not isinstance(self.mlp, MoE)
+                and takes_parts(self.attention_norm, x))
 
     def _whole(
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None, cache: Cache | None,
         input_ids: Tensor | None,
     ) -> Tensor:
-        dense = not isinstance(self.mlp, MoE)  # routers read fp32
         if self.mlp_norm is None:
+            dense = not isinstance(self.mlp, MoE)  # routers read fp32
             normed = norm_for_products(self.attention_norm, x) if dense else self.attention_norm(x)
             mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids)
             return x + self._dropped(mixed + self._fed(normed, document_ids))
         normed = norm_for_products(self.attention_norm, x)
+        return self._after(x, normed, angles, document_ids, prefix, cache, input_ids).sum()
+
+    def _after(
+        self, x: Tensor, normed: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None,
+        cache: Cache | None, input_ids: Tensor | None,
+    ) -> Parts:
+        """From the stream and its first norm on, up to what is added to it."""
+        assert self.mlp_norm is not None, "both at once from one norm"
         mixed = self._dropped(self.attention(normed, angles, document_ids, prefix, cache, input_ids))
-        if dense:
-            x, normed = add_norm_for_products(self.mlp_norm, x, mixed)
-        else:
+        if isinstance(self.mlp, MoE):
             x = x + mixed
             normed = self.mlp_norm(x)
-        return x + self._dropped(self._fed(normed, document_ids))
+        else:
+            x, normed = add_norm_for_products(self.mlp_norm, x, mixed)
+        return Parts(x, self._dropped(self._fed(normed, document_ids)))
 
     def _fed(self, x: Tensor, document_ids: Tensor | None) -> Tensor:
         return self.mlp(x, document_ids) if isinstance(self.mlp, MoE) else self.mlp(x)
@@ -242,8 +268,14 @@ class Decoder(Body):
     ) -> Tensor:
         """All blocks that are here; x (batch, time, dim) -> the same shape."""
         angles = None if self.rotary is None else self.rotary(position_ids)
+        rest = angles, document_ids, prefix, cache, input_ids if self.config.value_embeddings else None
+        if len(self.blocks) > 1 and all(block.takes_parts(x) for block in self.blocks):  # type: ignore[operator, union-attr]
+            parts = Parts(x, torch.zeros_like(x, dtype=torch.bfloat16))  # as all blocks get: they are compiled once
+            for block in self.blocks:
+                parts = block(parts, *rest)
+            return parts.sum()
         for block in self.blocks:
-            x = block(x, angles, document_ids, prefix, cache, input_ids if self.config.value_embeddings else None)
+            x = block(x, *rest)
         return x
 
     def leave(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ class RMSNorm(nn.Module):
 def make_norm(kind: Literal["rms", "layer"], dim: int, eps: float, bias: bool = True) -> nn.Module:
     """The norm that a config names; `bias` counts for layer norms only."""
     return RMSNorm(dim, eps) if kind == "rms" else nn.LayerNorm(dim, eps, bias=bias)
+
+
+class Parts(NamedTuple):
+    """The residual stream as a sum that is not made yet: the next norm makes it, in one pass over both."""
+
+    total: Tensor
+    added: Tensor
+
+    def sum(self) -> Tensor:
+        return self.total + self.added
+
+
+def takes_parts(norm: nn.Module, x: Tensor) -> bool:
+    """Whether `norm` makes a sum and its norm in one pass, of tensors like x."""
+    return type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight)
 
 
 def norm_for_products(norm: nn.Module, x: Tensor) -> Tensor:
