@@ -25,6 +25,8 @@ from gristmill.training.compile import compile_blocks
 from gristmill.training.device import prepare
 from gristmill.training.micro_batch import MicroBatch
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer
+from gristmill.training.parallel.gradients import clip, total_norm
+from gristmill.training.parallel.world import World
 
 VOCABULARY = 8192
 CLIP = 1.0
@@ -93,10 +95,13 @@ class Contestant:
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update; the mean loss before it."""
         loss = self.gradients(inputs, targets)
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.clip()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss
+
+    def clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
 
 
 class Ours(Contestant):
@@ -110,6 +115,7 @@ class Ours(Contestant):
             compile_blocks(model)
         self.model, self.precision = model, "bf16" if bf16 else "fp32"
         self.compute = prepare(Runtime(device="cpu", precision=self.precision))
+        self.world = World.alone()
         self.passes = Accumulation(MicroBatch(model, CausalLM()), self.compute)
         self.optimizer = build_optimizer(list(model.named_parameters()), optimizer)
 
@@ -120,6 +126,10 @@ class Ours(Contestant):
         batch, count = {"input_ids": inputs, "targets": targets}, int((targets >= 0).sum())
         sums, _ = self.passes.run([batch], {"loss": 1 / count})
         return sums["loss"] / count
+
+    def clip(self) -> None:
+        parameters = list(self.model.parameters())
+        clip(parameters, CLIP, total_norm(parameters, self.world))
 
 
 def hugging_face(shape: Shape, *, bf16: bool, compiled: bool, seed: int = 0) -> Contestant:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -29,15 +29,26 @@ def total_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
             by_copies.setdefault(copies, []).append(local(parameter.grad))
     squares = torch.zeros((), dtype=torch.float32, device=world.device)
     for copies, gradients in by_copies.items():
-        squares += nn.utils.get_total_norm(gradients).to(world.device).float().square() / copies
+        squares += sum_of_squares(gradients).to(world.device) / copies
     if world.groups is not None:
         dist.all_reduce(squares)
     return squares.sqrt()
 
 
+def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
+    """Of all numbers of all gradients, fp32."""
+    if all(g.device.type == "cpu" for g in gradients):
+        # Rows first: torch sums the squares of a whole tensor on one core.
+        rows = [torch.linalg.vector_norm(g, dim=-1, dtype=torch.float32).reshape(-1) for g in gradients]
+        return torch.linalg.vector_norm(torch.cat(rows)).square()
+    return nn.utils.get_total_norm(gradients).float().square()
+
+
 @torch.no_grad()
 def scale(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     """Multiply all gradients by a 0-d tensor, without waiting for it (`clip_grads_with_norm_` mixes meshes up)."""
+    if factor.device.type == "cpu" and factor == 1:
+        return  # nothing is waited for here
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     by_place: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
