@@ -49,7 +49,7 @@ def check(inputs, documents, pattern, scale=None, within=0.006):
 
 
 @settings(max_examples=40, deadline=None)
-@given(time=st.integers(1, 300), size=st.sampled_from([32, 64, 96, 128]), groups=st.sampled_from([1, 2, 4]),
+@given(time=st.integers(1, 600), size=st.sampled_from([32, 64, 96, 128]), groups=st.sampled_from([1, 2, 4]),
        causal=st.booleans(), window=st.none() | st.integers(1, 200), packed=st.booleans(), seed=st.integers(0, 99))
 def test_values_and_gradients_equal_the_reference(time, size, groups, causal, window, packed, seed):
     documents = None
@@ -60,7 +60,7 @@ def test_values_and_gradients_equal_the_reference(time, size, groups, causal, wi
     check(tensors(4, 4 // groups, time, size, seed=seed), documents, pattern, None if seed % 2 else 0.3)
 
 
-@pytest.mark.parametrize("time", [1, 63, 64, 65, 128, 511])
+@pytest.mark.parametrize("time", [1, 31, 32, 33, 128, 257, 511])
 def test_lengths_around_a_block(time):
     check(tensors(2, 2, time, 64), None, CAUSAL)
     check(tensors(2, 2, time, 64), None, FULL)
@@ -77,7 +77,7 @@ def test_large_scores_do_not_overflow_and_hidden_ones_do_not_leak():
         v[:, :, 100] = float("inf")
         k[:, :, 100] = 1000
     after = attention(q, k, v)
-    assert torch.equal(before[:, :, :64], after[:, :, :64])
+    assert torch.equal(before[:, :, :96], after[:, :, :96])  # squares of 32
 
 
 def test_what_is_packed_with_a_document_changes_no_bit_of_it():

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gristmill.core import native
+from gristmill.models.decoder import Block
 from gristmill.models.layers import cpu_norm as kernel
-from gristmill.models.layers.norms import RMSNorm, add_norm_for_products, norm_for_products
+from gristmill.models.layers.norms import Parts, RMSNorm, add_norm_for_products, norm_for_products
 from gristmill.training.device import compiler_problem
 from tests.models.random_models import random_decoder
 
@@ -116,6 +117,28 @@ def test_a_model_says_the_same_with_it_and_without(changes, monkeypatch):
         monkeypatch.setattr(kernel, "ready", lambda: False)
         apart = model(inputs)
     assert distance(found, exactly) < max(0.01, 1.2 * distance(apart, exactly))
+
+
+@pytest.mark.parametrize("changes", [{}, {"value_embeddings": True}], ids=str)
+def test_sums_left_to_the_next_block_are_the_same(changes, monkeypatch):
+    model = random_decoder(vocab_size=96, dim=64, heads=2, kv_heads=1, head_dim=32, **changes)
+    inputs = torch.randint(0, 96, (4, 40), generator=torch.Generator().manual_seed(1))
+    slope = numbers(4, 40, 64).bfloat16()
+    given = []
+    model.blocks[1].register_forward_pre_hook(lambda block, args: given.append(type(args[0])))
+
+    def everything() -> list[Tensor]:
+        with CAST:
+            states = model.hidden(inputs)
+        return [states, *torch.autograd.grad(states, list(model.blocks.parameters()), slope)]
+
+    parts = everything()
+    monkeypatch.setattr(Block, "takes_parts", lambda self, x: False)
+    whole = everything()
+    assert given == [Parts, Tensor]
+    assert torch.equal(parts[0], whole[0])
+    for one, other in zip(parts, whole, strict=True):
+        assert distance(one, other) < 0.005  # gradients of the stream are summed in another order, then rounded
 
 
 @pytest.mark.skipif(compiler_problem() is not None, reason="no compiler")

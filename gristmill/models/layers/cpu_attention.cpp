@@ -358,15 +358,15 @@ void forward_head(const Sizes& sizes, const Mask& mask, const Angles& angles, fl
             multiply(strip.count, values.across.get() + strip.keys * size + d * SQUARE, size, weights.get(), SQUARE,
                      mixed.get() + d * SUMS, !strip.begins);
         if (!strip.ends) continue;
-        alignas(64) float logs[SIDE], tops_[SIDE], factors[SIDE];
+        alignas(64) float logs[SIDE], offsets[SIDE], factors[SIDE];
         for (int half = 0; half < 2; ++half) {
             _mm512_store_ps(factors + 16 * half, _mm512_div_ps(_mm512_set1_ps(1), sums[half]));
             _mm512_store_ps(logs + 16 * half, sums[half]);
-            _mm512_store_ps(tops_ + 16 * half, offset[half]);
+            _mm512_store_ps(offsets + 16 * half, offset[half]);
         }
         store_columns(sizes, strip.queries, mixed.get(), factors, Angles{}, out, turned.get());
         for (int r = 0; r < sizes.present(strip.queries); ++r)
-            log_sums[strip.queries * SIDE + r] = tops_[r] + std::log2(logs[r]);
+            log_sums[strip.queries * SIDE + r] = offsets[r] + std::log2(logs[r]);
     }
 }
 

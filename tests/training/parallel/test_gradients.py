@@ -47,6 +47,32 @@ def test_each_weight_counts_once(size, layout, moe):
         assert difference < 1e-6
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_exact_however_products_are_made(dtype, precision):
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for shape in ((), (5,), (300, 70), (4, 3, 200)):
+        parameter = nn.Parameter(torch.zeros(shape, dtype=dtype))
+        parameter.grad = torch.randn(shape, generator=generator).to(dtype)
+        parameters.append(parameter)
+    parameters[2].grad = parameters[2].grad.T.contiguous().T
+    exact = sum(p.grad.double().square().sum() for p in parameters) ** 0.5
+    torch.set_float32_matmul_precision(precision)  # what `torch.dot` minds; put back after every test
+    assert float(total_norm(parameters, World.alone())) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_what_is_small_enough_is_left_alone_and_what_is_not_a_number_is_not():
+    parameter = nn.Parameter(torch.zeros(3))
+    for found, wanted in (([0.1, -0.2, 0.3], [0.1, -0.2, 0.3]), ([30.0, 0.0, 40.0], [0.6, 0.0, 0.8])):
+        parameter.grad = torch.tensor(found)
+        clip([parameter], 1.0, total_norm([parameter], World.alone()))
+        assert torch.allclose(parameter.grad, torch.tensor(wanted))
+    parameter.grad = torch.tensor([1.0, float("nan"), 2.0])
+    clip([parameter], 1.0, total_norm([parameter], World.alone()))
+    assert parameter.grad.isnan().all()
+
+
 def _stages(rank: int) -> float:
     """Two stages with a weight each, and one that both hold with the same gradient."""
     world = world_of(Layout(pipeline=2))
