@@ -27,20 +27,22 @@ def total_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
         if parameter.grad is not None:
             copies = _copies(parameter.grad, world) * getattr(parameter, HELD_BY_STAGES, 1)
             by_copies.setdefault(copies, []).append(local(parameter.grad))
-    squares = torch.zeros((), dtype=torch.float32, device=world.device)
+    exact = torch.float64 if world.device.type == "cpu" else torch.float32
+    squares = torch.zeros((), dtype=exact, device=world.device)
     for copies, gradients in by_copies.items():
         squares += sum_of_squares(gradients).to(world.device) / copies
     if world.groups is not None:
         dist.all_reduce(squares)
-    return squares.sqrt()
+    return squares.sqrt().float()
 
 
 def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
-    """Of all numbers of all gradients, fp32."""
+    """Of all numbers of all gradients; on a CPU the same to nearly all bits of fp32 wherever rows are shared out."""
     if all(g.device.type == "cpu" for g in gradients):
         # Rows first: torch sums the squares of a whole tensor on one core.
-        rows = [torch.linalg.vector_norm(g, dim=-1, dtype=torch.float32).reshape(-1) for g in gradients]
-        return torch.linalg.vector_norm(torch.cat(rows)).square()
+        wide = [torch.promote_types(g.dtype, torch.float32) for g in gradients]
+        rows = [torch.linalg.vector_norm(g, dim=-1, dtype=d) for g, d in zip(gradients, wide, strict=True)]
+        return torch.cat([row.reshape(-1).double() for row in rows]).square().sum()
     return nn.utils.get_total_norm(gradients).float().square()
 
 
