@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -39,21 +39,19 @@ class Parts(NamedTuple):
         return self.total + self.added
 
 
-def takes_parts(norm: nn.Module, x: Tensor) -> bool:
-    """Whether `norm` makes a sum and its norm in one pass, of tensors like x."""
+def takes_parts(norm: nn.Module, x: Tensor) -> TypeGuard[RMSNorm]:
+    """Whether a sum and its norm are made in one pass, of tensors like x, in bf16 for products that are."""
     return type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight)
 
 
 def norm_for_products(norm: nn.Module, x: Tensor) -> Tensor:
     """norm(x) for layers that make products of it and nothing else: where those are in bf16, so may this be."""
-    if type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight):
-        return cpu_norm.norm(x, norm.weight, norm.eps)
-    return norm(x)
+    return cpu_norm.norm(x, norm.weight, norm.eps) if takes_parts(norm, x) else norm(x)
 
 
 def add_norm_for_products(norm: nn.Module, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
     """x + added, and its norm as by `norm_for_products`."""
-    if type(norm) is RMSNorm and cpu_norm.takes(x, norm.weight):
+    if takes_parts(norm, x):
         return cpu_norm.add_norm(x, added, norm.weight, norm.eps)
     x = x + added
     return x, norm(x)
