@@ -80,7 +80,7 @@ static inline void multiply(int64_t count, const Word* left, int64_t left_step, 
 constexpr int PANEL = 32;
 constexpr int TILE = SIDE;                    // rows of C that are summed at a time
 constexpr int64_t TOKENS = 512;               // over which G' X is summed before the sums go to memory
-constexpr int64_t BLOCK_TOKENS = 8 * TOKENS;  // for which one product after another is made
+constexpr int64_t BLOCK_TOKENS = 2 * TOKENS;  // for which one product after another is made
 constexpr int64_t ROWS = 512;                 // that are taken through one product after another
 
 // Pairs that so many rows are packed as.

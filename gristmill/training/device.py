@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import mmap
 import os
 import shutil
 import sys
@@ -19,6 +20,9 @@ from gristmill.core.errors import MachineError, UserError
 from gristmill.core.stage import Runtime
 from gristmill.models.layers.float8 import float8_problem
 from gristmill.training.deterministic import use_deterministic
+
+LARGE_PAGE = 2 << 20
+"""Bytes of the pages that Linux offers beside those of 4 kB on x86-64, and on ARM where those are 4 kB."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,38 @@ def prepare(runtime: Runtime) -> Compute:
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to keep freed memory: large temporaries otherwise go back to the kernel and are zeroed page by page
-    at every use, which costs 5-10 % of a step (docs/decisions.md, "allocator"). False where it is not glibc."""
+    """Ask glibc to keep freed memory, and the kernel for large pages under it (docs/decisions.md, "allocator"): large
+    temporaries otherwise go back to the kernel and are zeroed page by page at every use, and looking up where pages of
+    4 kB lie takes longer than some products on them. False where it is not glibc, or the pages stay small."""
     trim_threshold, mmap_max = -1, -4
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1))
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1)) and _use_large_pages(libc)
     except (OSError, AttributeError):
         return False
+
+
+def _use_large_pages(libc: ctypes.CDLL) -> bool:
+    """Have the heap hold addresses for half the machine's memory beyond what is used, marked for large pages. None of
+    it is memory before it is written. Not where addresses are counted: a limit is set, or the kernel promises no more
+    than it has."""
+    import resource  # Unix alone has it
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    if strict or any(limit != resource.RLIM_INFINITY for limit in limits):
+        return False
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // LARGE_PAGE * LARGE_PAGE
+    at = libc.malloc(size)
+    if not at:
+        return False
+    first = -(-at // LARGE_PAGE) * LARGE_PAGE
+    marked = libc.madvise(first, size - LARGE_PAGE, mmap.MADV_HUGEPAGE)
+    libc.free(at)
+    return marked == 0
 
 
 def compiler_problem(gpu: bool = False) -> str | None:

@@ -77,8 +77,8 @@ struct GatedSums {
         for (count = std::min(count, rows), rows -= count; count; --count) {
             __m512 gate[2], up[2];
             for (int i = 0; i < 2; ++i) gate[i] = _mm512_load_ps(from + 16 * i), up[i] = _mm512_load_ps(from + SUMS + 16 * i);
-            _mm512_storeu_si512(half_to, (__m512i)_mm512_cvtne2ps_pbh(gate[1], gate[0]));
-            _mm512_storeu_si512(half_to + width, (__m512i)_mm512_cvtne2ps_pbh(up[1], up[0]));
+            _mm512_stream_si512((__m512i*)half_to, (__m512i)_mm512_cvtne2ps_pbh(gate[1], gate[0]));
+            _mm512_stream_si512((__m512i*)(half_to + width), (__m512i)_mm512_cvtne2ps_pbh(up[1], up[0]));
             _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(gated16(gate[1], up[1]), gated16(gate[0], up[0])));
             from += SIDE, half_to += 2 * width, to += width;
         }
