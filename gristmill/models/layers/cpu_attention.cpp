@@ -31,8 +31,15 @@ struct Sizes {
 
 // Of one head: (time x dim), so many numbers from one time to the next.
 struct Matrix {
+    static constexpr int64_t AHEAD = 12;  // rows that are on their way to the first cache
     Bf16* at;
     int64_t row;
+
+    // Fetches what rows after this one hold; `write`: to be written.
+    template <bool write>
+    void fetch_after(int64_t time, int64_t dim) const {
+        for (int64_t d = 0; d < dim; d += 32) __builtin_prefetch(at + (time + AHEAD) * row + d, write);
+    }
 };
 
 // A tensor of heads: how many numbers from one to the next of its rows, heads and times; channels lie side by side.
@@ -154,8 +161,10 @@ struct Operand {
             const Angles here = angles.from(i * SIDE);
             if (present < SIDE) std::memset(own, 0, size * sizeof(Word));
             with_channels(sizes.dim, [&](auto channels) {
-                for (int r = 0; r < present; ++r)
+                for (int r = 0; r < present; ++r) {
+                    from.fetch_after<false>(i * SIDE + r, sizes.dim);
                     turn_row(channels, sizes.dim, here, r, from.at + (i * SIDE + r) * from.row, own + r * DEPTH);
+                }
             });
             for (int64_t d = 0; d < size; d += SQUARE)
                 for (int half = 0; half < 2; ++half) {
@@ -260,18 +269,22 @@ void store_columns(const Sizes& sizes, int64_t block, const float* columns, cons
                             reinterpret_cast<Word*>(turned) + d + column * SIDE + row, SIDE);
     const Angles own = angles.from(block * SIDE);
     with_channels(sizes.dim, [&](auto channels) {
-        for (int r = 0; r < sizes.present(block); ++r)
+        for (int r = 0; r < sizes.present(block); ++r) {
+            to.fetch_after<true>(block * SIDE + r, sizes.dim);
             store_turned_back(channels, sizes.dim, own, r, turned + r * SIDE, factors[r],
                               to.at + (block * SIDE + r) * to.row);
+        }
     });
 }
 
 // Squares of (time x dim) of fp32, times a factor, to rows of bf16, turned back.
 void store_rows(const Sizes& sizes, const Angles& angles, const float* sums, float factor, const Matrix& to) {
     with_channels(sizes.dim, [&](auto channels) {
-        for (int64_t t = 0; t < sizes.time; ++t)
+        for (int64_t t = 0; t < sizes.time; ++t) {
+            to.fetch_after<true>(t, sizes.dim);
             store_turned_back(channels, sizes.dim, angles, t, sums + t / SIDE * SIDE * sizes.dim + t % SIDE * SIDE,
                               factor, to.at + t * to.row);
+        }
     });
 }
 
