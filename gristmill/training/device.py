@@ -46,9 +46,10 @@ class Compute:
 
     def moved(self, tensor: Tensor) -> Tensor:
         """`tensor` on this device; a GPU is not waited for. Copies out of ordinary memory may wait until the device has
-        done all it was given, hence the pinned one between, which torch keeps until it has been read."""
+        done all it was given, hence the pinned one between, which torch keeps until it has been read. In one piece: a
+        view with gaps would go through ordinary memory all the same."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
+            tensor = tensor.contiguous().pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
 

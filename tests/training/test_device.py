@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from gristmill.training.device import Compute
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -68,3 +71,19 @@ def test_a_limit_on_addresses_is_not_spent_on_reserves():
     marked, _, faults, _ = trained(lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
     assert not marked
     assert faults < ANEW / 2
+
+
+def test_what_a_gpu_is_sent_lies_in_one_piece(monkeypatch):
+    """torch pins a view with gaps as it is, and then copies it by way of ordinary memory."""
+    pinned = []
+
+    def pin_memory(tensor):
+        pinned.append(tensor.is_contiguous())
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: tensor)
+    ids = torch.arange(10).view(2, 5)
+    found = Compute(torch.device("cuda"), torch.bfloat16, 1).moved(ids[:, :-1])
+    assert pinned == [True]
+    assert torch.equal(found, ids[:, :-1])
