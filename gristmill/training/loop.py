@@ -44,6 +44,7 @@ from gristmill.training.fit_memory import out_of_memory_told
 from gristmill.training.guards import Guards
 from gristmill.training.not_finite import trace_not_finite
 from gristmill.training.optimizers import build_optimizer
+from gristmill.training.optimizers.sharded import local
 from gristmill.training.parallel.agreement import Agreement
 from gristmill.training.parallel.apply import Settings, parallelise
 from gristmill.training.parallel.gradients import clip, total_norm
@@ -262,8 +263,8 @@ class Trainer:
             loads = rebalance(module, self.together.sum) | loads
         if self.average:
             with torch.no_grad():
-                for parameter, name in self.names.items():
-                    self.average[name].lerp_(parameter, 1 - self.config.ema)
+                torch._foreach_lerp_([local(self.average[name]) for name in self.names.values()],
+                                     [local(parameter) for parameter in self.names], 1 - self.config.ema)
         self.step += 1
         report = Report(
             step=self.step, values=values, measured=measured, norm=norm, counted=counts["loss"], tokens=tokens,

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from gristmill.training.optimizers.sharded import local
+
 LOWEST = 2.0**-4
 """A scale below this cannot be the cure: fp16 reaches 65,504, and gradients that overflow here are no longer finite
 whatever they are multiplied by."""
@@ -42,10 +44,9 @@ class LossScaler:
         (0-d bool), so that the update is to be skipped.
         """
         inverse = self.factor().reciprocal()
-        for parameter in parameters:
-            if parameter.grad is not None:
-                gradient = parameter.grad
-                (gradient.to_local() if hasattr(gradient, "to_local") else gradient).mul_(inverse)
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, inverse)
         self.norm.grad = norm.detach().to(self.norm).clone()
         self.scaler.unscale_(self.watched)
         found = self.norm.grad

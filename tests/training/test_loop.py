@@ -80,6 +80,17 @@ def test_one_window_is_the_same_however_it_is_cut(tmp_path, kind):
             torch.testing.assert_close(gradient, results[0][1][name], atol=1e-6, rtol=1e-5)
 
 
+def test_the_average_moves_as_one_by_one(tmp_path):
+    t = trainer(tmp_path, ema=0.9)
+    expected = {name: tensor.clone() for name, tensor in t.average.items()}
+    for step in range(3):
+        t.update(t.source.window(step))
+        for name, parameter in t.model.named_parameters():
+            expected[name].lerp_(parameter.detach(), 1 - 0.9)
+    assert expected.keys() == t.average.keys()
+    assert all(torch.equal(t.average[name], tensor) for name, tensor in expected.items())
+
+
 class Killed(Exception):
     pass
 

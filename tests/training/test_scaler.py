@@ -88,3 +88,18 @@ def test_gradients_below_fp16_survive():
         found[scaled] = model.bias.grad.clone()
     assert not found[False].any()
     torch.testing.assert_close(found[True], torch.full((3,), 2e-8), rtol=1e-2, atol=0)
+
+
+def test_gradients_of_any_type_and_gaps_are_divided_as_one_by_one():
+    parameters = [nn.Parameter(torch.randn(7, 3).to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float32)]
+    scaler = LossScaler("cpu", initial=24.0)  # no power of two: it rounds
+    assert bool(scaler.unscale(parameters, torch.tensor(math.inf))[1]), "without gradients too"
+    scaler = LossScaler("cpu", initial=24.0)
+    expected = []
+    for parameter in parameters[:2]:
+        parameter.grad = torch.randn(7, 3).to(parameter.dtype)
+        expected.append(parameter.grad.clone().mul_(scaler.factor().reciprocal()))
+    scaler.unscale(parameters, torch.tensor(1.0))
+    for parameter, one in zip(parameters, expected, strict=False):
+        assert torch.equal(parameter.grad, one)
+    assert parameters[2].grad is None
