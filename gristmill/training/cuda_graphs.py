@@ -107,6 +107,13 @@ def found_waits(said: Sequence[warnings.WarningMessage]) -> list[str]:
     return found
 
 
+def no_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The lack of memory behind an error: ending a recording that it broke off raises another one."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def problem(model: Body, objective: Objective, attached: nn.Module | None, world: World, compute: Compute, *,
             compiled: bool, checkpointing: Checkpointing) -> str | None:
     """Why micro-batches cannot be CUDA graphs here, or None. What only shows when they run: see `Graphed`."""
@@ -168,7 +175,8 @@ class Graphed(Accumulation):
     """Micro-batches in order, each shape recorded when it comes for the third time.
 
     A model that waits for the device, or whose graph cannot be recorded, goes on as written; where graphs are asked
-    for (`strict`), that is a MachineError. Gradients are the same tensors in every update.
+    for (`strict`), that is a MachineError, or torch's OutOfMemoryError where fewer rows would do. Gradients are the
+    same tensors in every update.
     """
 
     recorder: Recorder | None = None
@@ -198,6 +206,7 @@ class Graphed(Accumulation):
 
     def _begin(self, factors: Mapping[str, Tensor | float]) -> None:
         """Put gradients and factors where graphs expect them."""
+        fresh = []
         for parameter in self.module.parameters():
             if not parameter.requires_grad:
                 continue
@@ -205,10 +214,12 @@ class Graphed(Accumulation):
             if fixed is None:
                 fixed = self.gradients[parameter] = torch.zeros_like(parameter)
             if parameter.grad is None:
-                fixed.zero_()
+                fresh.append(fixed)
             elif parameter.grad is not fixed:
                 fixed.copy_(parameter.grad)
             parameter.grad = fixed
+        if fresh:
+            torch._foreach_zero_(fresh)
         for name, factor in factors.items():
             if name not in self.factors:
                 self.factors[name] = torch.zeros((), device=self.compute.device)
@@ -268,8 +279,11 @@ class Graphed(Accumulation):
     def _record(self, shape: Shape, work: Work) -> None:
         try:
             shape.repeat = self._with().record(work)
-        except RuntimeError as error:  # out of memory too
-            self._refuse(f"recording failed: {str(error).splitlines()[0]}", error)
+        except RuntimeError as error:
+            full = no_memory(error)
+            if self.strict and full is not None:
+                raise full from None
+            self._refuse(f"recording failed: {str(full or error).splitlines()[0]}", error)
 
     def _with(self) -> Recorder:
         if self.recorder is None:

@@ -29,6 +29,7 @@ from gristmill.training.cuda_graphs import (
     refuse_graphs_of_many_shapes,
 )
 from gristmill.training.device import Compute, prepare
+from gristmill.training.fit_memory import OutOfMemory
 from gristmill.training.parallel import World
 from gristmill.training.parallel import weights as weights_of_others
 from gristmill.training.parallel.apply import Settings, parallelise
@@ -166,8 +167,30 @@ def test_what_cannot_be_a_graph_goes_on_as_written_or_is_told(tmp_path, monkeypa
         assert made.update(source.window(step)) == pytest.approx(plain.update(source.window(step)), rel=1e-5)
     assert ("there.py:7" if how == "waits" else "out of memory") in made.passes.refused
     strict = graphed(tmp_path / "c", source=source)
-    with pytest.raises(MachineError, match="there.py:7" if how == "waits" else "out of memory"):
+    with pytest.raises(MachineError, match="there.py:7" if how == "waits" else "out of memory") as caught:
         several(strict)
+    assert isinstance(caught.value, OutOfMemory) == (how == "record"), "fewer rows may do"
+
+
+def test_no_memory_is_found_behind_the_error_that_ends_a_recording(tmp_path, monkeypatch):
+    def record(self, work):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(Tape, "record", record)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        several(graphed(tmp_path, source=Repeating()))
+
+
+def test_gradients_begin_with_zeros_in_one_operation(tmp_path):
+    made = graphed(tmp_path, source=Repeating())
+    several(made)
+    with Tape(made.model) as tape:
+        made.passes._begin({})
+    assert [func.name() for func, *_ in tape.operations] == ["aten::_foreach_zero_"]
+    assert not any(parameter.grad.any() for parameter in made.model.parameters())
 
 
 def test_a_head_that_has_to_look_cannot_be_recorded(tmp_path, monkeypatch):
