@@ -7,6 +7,7 @@ import torch
 from gristmill.core.errors import MachineError
 from gristmill.core.stage import Runtime
 from gristmill.models.body import Body
+from gristmill.models.decoder import Decoder
 from gristmill.training.device import compiler_problem
 
 BREAK_EVEN_SECONDS = 180.0
@@ -15,7 +16,8 @@ seventh of each step (docs/decisions.md, "Compile")."""
 
 
 def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
-    """The rule: `always`, `never`, or (auto) when the run is long enough and a compiler is there."""
+    """The rule: `always`, `never`, or (auto) where a compiler is there, when the run is long enough; with float8 on a
+    GPU however long it is."""
     if runtime.compile == "never":
         return False
     problem = compiler_problem(gpu=on_gpu(runtime))
@@ -23,7 +25,9 @@ def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
         if problem:
             raise MachineError(f"compile: always was asked for, but {problem}", fix="install it, or use compile: auto")
         return True
-    return problem is None and expected_seconds > BREAK_EVEN_SECONDS
+    # As written, every scale and every rounding to float8 is a pass over memory of its own: slower than bf16.
+    needed = runtime.precision == "float8" and on_gpu(runtime)
+    return problem is None and (needed or expected_seconds > BREAK_EVEN_SECONDS)
 
 
 def on_gpu(runtime: Runtime) -> bool:
@@ -35,6 +39,12 @@ def compile_blocks(model: Body) -> None:
     """torch.compile each block in place; equal blocks share one compiled graph. Names and state stay the same."""
     for block in model.all_blocks:
         block.compile(dynamic=False)
+
+
+def compile_last_norm(model: Body) -> None:
+    """The same for the norm after the blocks of a decoder: as written it is several passes over fp32 states."""
+    if isinstance(model, Decoder):
+        model.norm.compile(dynamic=False)
 
 
 def eager():  # type: ignore[no-untyped-def]

@@ -118,6 +118,7 @@ def settle(fits: Sequence[Fit], attempt: Callable[[int], object], device: torch.
         except (torch.OutOfMemoryError, OutOfMemory):
             pass
         # Outside of `except`, so that the traceback holds none of what is to be freed.
+        torch.compiler.reset()  # blocks share their code, and from the ninth size on would run as written
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -138,7 +139,7 @@ def try_out(trainer: Any, fits: Sequence[Fit], source: Callable[[int], Any], *, 
     def attempt(rows: int) -> None:
         trainer.source = source(rows)
         with put_back(trainer):
-            for step in range(2):  # in the second the optimizer has its states
+            for step in range(3):  # in the second the optimizer has its states, in the third a CUDA graph is recorded
                 trainer.update(trainer.source.window(step))
 
     found = settle(fits, attempt, trainer.compute.device) if gpu else fits[0]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from gristmill.core.errors import MachineError
 from gristmill.core.stage import Runtime
+from gristmill.models import Decoder
+from gristmill.objectives import CausalLM
 from gristmill.training import device
 from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile
+from gristmill.training.device import Compute
+from gristmill.training.parallel import World
+from gristmill.training.parallel import weights as weights_of_others
+from gristmill.training.parallel.apply import Settings, parallelise
+from tests.training.test_loop import TINY
 
 LONG = BREAK_EVEN_SECONDS + 1
 
@@ -37,3 +45,24 @@ def test_what_is_missing_is_told_where_compiling_is_asked_for(present, where, ne
     assert not should_compile(Runtime(device=where, compile="never"), LONG)
     with pytest.raises(MachineError, match=told):
         should_compile(Runtime(device=where, compile="always"), 0)
+
+
+def test_float8_on_a_gpu_is_compiled_however_short_the_training(present):
+    assert should_compile(Runtime(device="cuda", precision="float8"), 1.0)
+    assert not should_compile(Runtime(device="cuda", precision="float8", compile="never"), 1.0)
+    assert not should_compile(Runtime(device="cpu", precision="float8"), 1.0)
+    present.remove("triton")
+    assert not should_compile(Runtime(device="cuda", precision="float8"), 1.0)
+
+
+def test_on_a_gpu_the_last_norm_is_compiled_with_the_blocks(monkeypatch):
+    monkeypatch.setattr(weights_of_others, "withhold", lambda module, world: None)  # would ask a GPU
+
+    def compiled(device, compile):
+        model, compute = Decoder(TINY), Compute(torch.device(device), torch.bfloat16, 1)
+        parallelise(model, CausalLM(), None, World.alone(device), compute, Settings(compile=compile))
+        return [part._compiled_call_impl is not None for part in (model.blocks[0], model.norm)]
+
+    assert compiled("cuda", True) == [True, True]
+    assert compiled("cuda", False) == [False, False]
+    assert compiled("cpu", True) == [True, False]

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 
 from gristmill.core.errors import MachineError
 from gristmill.models import DecoderConfig
 from gristmill.planning.memory import USABLE, Batch, memory
 from gristmill.training import fit_memory
-from gristmill.training.fit_memory import available_bytes, candidates, fitting, out_of_memory_told, settle
+from gristmill.training.fit_memory import Fit, available_bytes, candidates, fitting, out_of_memory_told, settle
 from gristmill.training.parallel.layout import Layout
 
 SMALL = DecoderConfig(vocab_size=512, dim=64, layers=4, heads=4, kv_heads=4, head_dim=16, mlp_dim=256, context=128)
@@ -128,3 +129,24 @@ def test_running_out_is_told_with_its_mend(error):
 def test_a_real_allocation_that_cannot_be_made():
     with pytest.raises(MachineError, match="out of memory"), out_of_memory_told(1, 1, "pretrain"):
         torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_the_size_that_fits_is_compiled_however_many_were_tried():
+    """Of one code torch compiles eight shapes, and runs the ninth as written."""
+    torch.compiler.reset()
+    counted = CompileCounter()
+
+    @torch.compile(backend=counted, dynamic=False)
+    def layer(x):
+        return x + 1
+
+    fits = [Fit(rows, None) for rows in range(20, 1, -1)]  # type: ignore[arg-type]
+
+    def attempt(rows):
+        layer(torch.ones(rows, 4))
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert settle(fits, attempt, torch.device("cpu")).rows == 2
+    assert counted.frame_count == len(fits)
+    torch.compiler.reset()

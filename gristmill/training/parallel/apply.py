@@ -17,7 +17,7 @@ from gristmill.objectives.base import Objective
 from gristmill.training import cuda_graphs
 from gristmill.training.accumulate import Accumulation, Everything, Part, Passes
 from gristmill.training.activation_checkpointing import Checkpointing, checkpoint_activations
-from gristmill.training.compile import compile_blocks
+from gristmill.training.compile import compile_blocks, compile_last_norm
 from gristmill.training.device import Compute
 from gristmill.training.micro_batch import MicroBatch
 from gristmill.training.parallel import data, weights
@@ -56,6 +56,8 @@ def parallelise(
     withheld = weights.withhold(module, world)
     part = cut(model, objective, attached, world)
     change_blocks(model, settings)
+    if settings.compile and compute.device.type == "cuda" and layout.tensor == 1:
+        compile_last_norm(model)
     if graphs:
         passes: Accumulation = cuda_graphs.Graphed(module, compute, strict=compute.runtime.cuda_graphs == "always")
     else:

@@ -165,9 +165,9 @@ def test_in_bf16_stages_of_shares_compute_what_stages_of_copies_compute():
 
 
 def traced(model: torch.nn.Module) -> None:
-    """In place of `compile_blocks`, without a compiler."""
-    for block in model.blocks:  # type: ignore[union-attr]
-        block.compile(backend="aot_eager", dynamic=False)
+    """In place of `compile_blocks` and `compile_last_norm`, without a compiler."""
+    for part in (*model.blocks, model.norm):  # type: ignore[misc]
+        part.compile(backend="aot_eager", dynamic=False)
 
 
 def _compiled(rank: int, text: str, name: str) -> dict[str, float]:
