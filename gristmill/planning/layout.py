@@ -29,9 +29,9 @@ class Layout:
     pipeline: int = 1
     """Groups of blocks, one forward one backward (arXiv:2104.04473)."""
     context: int = 1
-    """Parts of a row (ring attention, arXiv:2310.01889)."""
+    """Parts of a row (ring attention, arXiv:2310.01889); these devices share what `zero` says too."""
     expert: int = 1
-    """Experts are split over this many of the replicate and shard groups."""
+    """Experts are split over this many of the replicate, shard and context groups."""
 
     def __post_init__(self) -> None:
         for name in DEGREES:
@@ -39,9 +39,9 @@ class Layout:
                 raise UserError(f"{name} = {getattr(self, name)}", where="--parallel", fix="degrees are at least 1")
         if self.zero not in (1, 2, 3):
             raise UserError(f"zero = {self.zero}", where="--parallel", fix="choose 1, 2 or 3")
-        if (self.replicate * self.shard) % self.expert:
-            raise UserError(f"{self.expert} groups of experts do not fit {self.replicate * self.shard} replicas",
-                            where="--parallel", fix="choose a divisor of replicate x shard")
+        if (holders := self.replicate * self.shard * self.context) % self.expert:
+            raise UserError(f"{self.expert} groups of experts do not fit replicate x shard x context = {holders}",
+                            where="--parallel", fix=f"choose a divisor of {holders}")
 
     @classmethod
     def parse(cls, text: str) -> Layout:

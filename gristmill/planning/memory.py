@@ -117,7 +117,7 @@ def _stage(
     per_stage = -(-len(found.per_block) // layout.pipeline)
     blocks = slice(0, per_stage) if first else slice(len(found.per_block) - per_stage, None)
     inside, outside, experts = _parameters(found, layout, blocks, first, last)
-    split = layout.shard
+    split = layout.shard * layout.context
     low = 2 if precision == "bf16" else 4
     gathered = layout.zero == 3 and split > 1
     matrix_bytes, other_bytes = OPTIMIZERS[optimizer]

@@ -90,6 +90,13 @@ def test_experts_are_divided_once():
     assert kept.weights == pytest.approx(whole.weights - 4 * experts * (1 - 1 / MIXTRAL.experts), rel=1e-6)
 
 
+@pytest.mark.parametrize("expert", [1, 2, 4])
+def test_the_devices_of_a_row_share_weights_and_experts_as_shard_does(expert):
+    shard, context = (planned(MIXTRAL, layout=Layout(**{axis: 8}, expert=expert)) for axis in ("shard", "context"))
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(context, part) == getattr(shard, part)
+
+
 def test_checkpointing_keeps_less_and_buffers_more():
     none, selective, full = (planned(checkpointing=mode) for mode in ("none", "selective", "full"))
     assert none.activations > selective.activations > full.activations
