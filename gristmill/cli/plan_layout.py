@@ -18,9 +18,11 @@ def command(
         help="auto, or axes as in shard=64,tensor=8 (pipeline, replicate, shard, context, tensor, expert).")] = "auto",
     rows: Annotated[int | None, typer.Option(min=1, help="Rows in an update; default one for each process.")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens a row; default the model's.")] = None,
-    micro_batch: Annotated[int, typer.Option(min=1, help="Rows that go through a process at once.")] = 1,
+    micro_batch: Annotated[int | None, typer.Option(
+        min=1, help="Rows that go through a process at once; default the recipe's, else 1.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, muon, lion, ...; default the recipe's.")] = None,
-    checkpointing: Annotated[str, typer.Option(help="Activation checkpointing: none, selective or full.")] = "none",
+    checkpointing: Annotated[str | None, typer.Option(
+        help="Activation checkpointing: none, selective or full; default the recipe's, else none.")] = None,
     precision: Annotated[str, typer.Option(help="bf16 (products in bf16 over fp32 weights) or fp32.")] = "bf16",
     build: Annotated[bool, typer.Option(
         "--build", help="Build the layout in this one process, without weights, as training would: it can be cut so, "
@@ -34,21 +36,19 @@ def command(
 
     Example:  gristmill plan layout llama:llama-3-70b --processes 512 --checkpointing full --build
     """
-    from gristmill.cli.plan_source import read_source
+    from gristmill.cli.plan_source import read_source, workload
     from gristmill.core.errors import UserError
     from gristmill.planning.activations import CHECKPOINTING
     from gristmill.training.parallel import Layout
-    from gristmill.training.parallel.auto import Proposal, Workload, predicted, propose
+    from gristmill.training.parallel.auto import Proposal, predicted, propose
     from gristmill.training.parallel.dry_run import dry_run
 
-    if checkpointing not in CHECKPOINTING:
+    if checkpointing not in (None, *CHECKPOINTING):
         raise UserError(f"{checkpointing!r} is not known", where="--checkpointing",
                         fix=f"choose one of {', '.join(CHECKPOINTING)}")
     found = read_source(model, stage=stage, depth=depth, vocab_size=vocab_size)
-    work = Workload(config=found.config, rows=rows or found.rows or processes,
-                    context=context or found.context or found.config.context, micro_batch=micro_batch,
-                    optimizer=optimizer or found.optimizer, average=found.average, precision=precision,
-                    checkpointing=checkpointing)  # type: ignore[arg-type]
+    work = workload(found, processes, precision=precision, rows=rows, context=context, micro_batch=micro_batch,
+                    optimizer=optimizer, checkpointing=checkpointing)
     available = memory * 1e9
     if parallel == "auto":
         chosen = propose(work, processes, per_host=per_host, available=available)

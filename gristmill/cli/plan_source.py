@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from gristmill.core.errors import UserError
 if TYPE_CHECKING:
     from gristmill.planning.tables import Tables
     from gristmill.planning.train import Request
+    from gristmill.training.parallel.auto import Workload
 
 TOKENS_PER_PARAMETER = 20
 PREDICTED = {"masked_lm": 0.15, "next_sentence": 0.15, "translation_lm": 0.15, "permutation_lm": 1 / 6}
@@ -79,6 +81,33 @@ def config_of(public: Mapping[str, Any]) -> Any:
             return family.config_from_public(public)
     raise UserError(f"the architecture {', '.join(sorted(named)) or 'without a name'} is not supported", where="model",
                     fix=f"supported: {', '.join(name for f in FAMILIES.values() for name in f.architectures)}")
+
+
+def workload(source: Source, processes: int, *, precision: str, rows: int | None, context: int | None,
+             **said: Any) -> Workload:
+    """What would be trained on so many processes: as the recipe says, or one row for each, unless said otherwise.
+
+    said: fields of Workload; None is unsaid.
+    """
+    from gristmill.models.families import FAMILIES
+    from gristmill.objectives.moe_losses import with_router_losses
+    from gristmill.objectives.pretraining import default_objective
+    from gristmill.tokens import Positions
+    from gristmill.tokens.curriculum import row_cuts
+    from gristmill.training.config import TrainingConfig
+    from gristmill.training.optimizers import OptimizerConfig
+    from gristmill.training.parallel.auto import Workload
+
+    stage, config = source.stage, source.config
+    task: Any = getattr(stage, "objective", None) or default_objective(FAMILIES[config.family].objective)
+    length, batch = context or source.context or config.context, rows or source.rows or processes
+    work = Workload.of(
+        config, stage.training if stage else TrainingConfig(optimizer=OptimizerConfig(kind="adamw")), rows=batch,
+        context=length, micro_batch=stage.micro_batch if stage else 1,
+        objective=with_router_losses(task.loss(config), config), precision=precision,
+        fewest_rows=Positions(batch, length, stage.batch_warmup if stage else None).smallest,
+        shortest=length // row_cuts(stage.curriculum if stage else None, length))
+    return dataclasses.replace(work, **{name: value for name, value in said.items() if value is not None})
 
 
 def request_for(source: Source, wanted: Mapping[str, Any], given: Mapping[str, Any], tokens: float | None,
@@ -160,7 +189,7 @@ def _recipe(path: Path, name: str | None, vocab_size: int | None) -> Source:
         tokens = TOKENS_PER_PARAMETER * anatomy(config).total
     return Source(
         name=f"{recipe.name}/{name}", config=config, tokens=tokens, minutes=budget.minutes, steps=budget.steps,
-        context=context, rows=rows, optimizer=stage.training.optimizer.kind,
+        context=context, rows=rows, optimizer=stage.training.optimizer.planned,
         average=bool(stage.training.ema), stage=stage,
         micro_batch=stage.micro_batch if isinstance(stage.micro_batch, int) else rows)
 

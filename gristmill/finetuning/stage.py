@@ -90,10 +90,10 @@ class Finetune:
         tokenizer = Tokenizer.load(source.path)
         model = require_decoder(load_model(source.path), f"{context.name}: model")
         length = self.context or min(model.config.context, 1024)
-        layout, proposal = choose_layout(context.runtime.parallel, Workload(
-            config=model.config, rows=self.batch, context=length, micro_batch=self.batch,
-            optimizer=self.training.optimizer.kind, average=bool(self.training.ema),
-            precision="fp32" if compute.dtype == torch.float32 else "bf16"), compute)
+        loss = with_router_losses(CausalLM(), model.config)
+        layout, proposal = choose_layout(context.runtime.parallel, Workload.of(
+            model.config, self.training, rows=self.batch, context=length, micro_batch=None, objective=loss,
+            precision="fp32" if compute.dtype == torch.float32 else "bf16", scores_whole=True), compute)
         world = World.join(layout, compute.device)
         if proposal is not None:
             context.progress.say(f"  {proposal.line()}")
@@ -115,7 +115,7 @@ class Finetune:
         conversations = RowBatches(train, batch=self.batch - replayed, seed=order)
         steps = self.steps or max(1, round(self.epochs * len(train) / (self.batch - replayed)))
         trainer = Trainer(
-            model=model.to(compute.device), objective=with_router_losses(CausalLM(), model.config),
+            model=model.to(compute.device), objective=loss,
             source=Dealt(Mixed(conversations, general), (world.data_rank, world.data_size)), steps=steps,
             compute=compute, folder=context.work, checkpoints=context.scratch / "checkpoints", config=self.training,
             evaluate=HeldOut(valid, held_out, length, compute), progress=context.progress, label=context.name,

@@ -22,6 +22,13 @@ class BatchWarmup:
         require(self.tokens >= 1, "tokens", "must be at least 1")
 
 
+def check_shares(rows: int, shares: int) -> None:
+    """UserError where an update has fewer rows than there are shares of it."""
+    if rows < shares:
+        raise UserError(f"an update of {rows} rows cannot be dealt to {shares} processes", where="batch",
+                        fix="raise batch (and batch_warmup.start), or lower replicate x shard of the layout")
+
+
 class Positions:
     """Step -> its rows. Sizes are start, 2 start, ... and then `batch`; each of the first ones lasts for equally many
     rows, rounded up to whole updates."""
@@ -38,6 +45,11 @@ class Positions:
             self._steps.append(self._steps[-1] + steps)
             self._rows.append(self._rows[-1] + steps * size)
 
+    @property
+    def smallest(self) -> int:
+        """Rows of the smallest update."""
+        return min(self._sizes)
+
     def span(self, step: int) -> tuple[int, int]:
         """First row of an update, and the first of the next one."""
         if step < 0:
@@ -53,9 +65,7 @@ class Positions:
         any other number of them. Raises UserError where there are fewer rows than shares.
         """
         first, stop = self.span(step)
-        if stop - first < shares:
-            raise UserError(f"an update of {stop - first} rows cannot be dealt to {shares} processes", where="batch",
-                            fix="raise batch (and batch_warmup.start), or lower replicate x shard of the layout")
+        check_shares(stop - first, shares)
         edges = [first + (stop - first) * at // shares for at in (share, share + 1)]
         return np.arange(*edges)
 

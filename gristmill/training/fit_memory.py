@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gristmill.core.errors import MachineError
+from gristmill.core.errors import MachineError, UserError
 from gristmill.planning import layout as planned
 from gristmill.planning.activations import Checkpointing as Kept
 from gristmill.planning.memory import Batch, Memory, memory
@@ -56,17 +56,21 @@ def candidates(rows: int) -> list[int]:
 
 def fitting(config: Any, rows: int, context: int, *, available: float, optimizer: str = "adamw",
             precision: str = "bf16", checkpointing: Checkpointing = "none", average: bool = False,
-            device: str = "cuda", layout: Layout | None = None) -> list[Fit]:
-    """All micro-batches of `candidates` that should fit, the largest first.
+            device: str = "cuda", layout: Layout | None = None, fewest: int | None = None) -> list[Fit]:
+    """All micro-batches of `candidates` that should fit, the largest first; in a pipeline those that are as many as its
+    schedule takes, if any are.
 
-    config: of the model. rows: of an update on one replica. available: bytes of the device that training can have.
-    Raises MachineError where not even one row does.
+    config: of the model. rows: of an update on one replica; fewest: of the smallest update. available: bytes of the
+    device that training can have. Raises MachineError where not even one row does.
     """
-    spread = to_planned(layout or Layout())
+    layout = layout or Layout()
+    spread = to_planned(layout)
+    sizes = [size for size in candidates(rows) if all(
+        _takes(layout, -(-update // size)) for update in (rows, fewest or rows))] or candidates(rows)
     replicas = max(1, spread.replicas)
     found = []
     least: Memory | None = None
-    for size in candidates(rows):
+    for size in sizes:
         least = expected(config, Batch(context=context, rows=rows * replicas, micro_batch=size), spread, optimizer,
                          precision, checkpointing, average, device, available)
         if least.fits:
@@ -82,8 +86,16 @@ def fitting(config: Any, rows: int, context: int, *, available: float, optimizer
     return found
 
 
+def _takes(layout: Layout, micro_batches: int) -> bool:
+    try:
+        layout.check_micro_batches(micro_batches)
+    except UserError:
+        return False
+    return True
+
+
 def expected(config: Any, batch: Batch, layout: planned.Layout, optimizer: str, precision: str,
-             checkpointing: Checkpointing, average: bool, device: str, available: float) -> Memory:
+             checkpointing: Checkpointing, average: bool, device: str, available: float | None) -> Memory:
     """The planner's memory of an update; a budget lies between its neighbours as it says."""
     def of(kept: Kept) -> Memory:
         return memory(config, batch, layout=layout, optimizer=optimizer, precision=precision, checkpointing=kept,
@@ -100,10 +112,7 @@ def expected(config: Any, batch: Batch, layout: planned.Layout, optimizer: str, 
 
 def to_planned(layout: Layout) -> planned.Layout:
     """The same layout in the planner's words."""
-    degrees = {name: getattr(layout, name) for name in planned.DEGREES}
-    if layout.replicate * layout.shard % layout.expert:  # experts on context ranks: not counted as split
-        degrees["expert"] = 1
-    return planned.Layout(**degrees)
+    return planned.Layout(**{name: getattr(layout, name) for name in planned.DEGREES})
 
 
 def settle(fits: Sequence[Fit], attempt: Callable[[int], object], device: torch.device) -> Fit:
@@ -170,18 +179,39 @@ def available_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return float(free + torch.cuda.memory_reserved(device))
-    limits = [_available(Path("/proc/meminfo"))]
-    for group in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")):
-        for limit, used in (("memory.max", "memory.current"),
-                            ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, now = _number(group / limit), _number(group / used)
-            if most is not None and now is not None:
-                limits.append(most - now)
-    known = [limit for limit in limits if limit is not None]
+    known = [most - now for most, now in container_limits()]
+    if (unused := _available(Path("/proc/meminfo"))) is not None:
+        known.append(unused)
     if not known:
         raise MachineError("this system does not say how much memory is free", where="micro_batch: auto",
                            fix="give micro_batch as a number")
     return min(known) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def container_limits() -> list[tuple[float, float]]:
+    """Bytes that the control groups around this process (version 1 or 2) may take, and that they have taken; of those
+    that have a limit."""
+    found = []
+    for group in _control_groups():
+        for limit, used in (("memory.max", "memory.current"),
+                            ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most, now = _number(group / limit), _number(group / used)
+            if most is not None and now is not None:
+                found.append((most, now))
+    return found
+
+
+def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Folders of the groups that this process is in. Inside of a container its own group often is the root."""
+    found = {root: None, root / "memory": None}
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "memory" in controllers.split(","):
+                inner = Path(path.lstrip("/"))
+                found |= dict.fromkeys((root / ("memory" if controllers else "") / part) for part in
+                                       (inner, *inner.parents))
+    return list(found)
 
 
 def _available(path: Path) -> float | None:

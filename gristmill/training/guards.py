@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gristmill.core.errors import UserError
 from gristmill.objectives.base import Batch
 from gristmill.training.config import TrainingConfig
 from gristmill.training.device import Compute
-from gristmill.training.noise_scale import NoiseScale, at_least_two
+from gristmill.training.noise_scale import NoiseScale, at_least_two, check_whole_gradients
 from gristmill.training.outliers import Outliers
 from gristmill.training.parallel.world import World
 from gristmill.training.report import Count
@@ -32,10 +31,8 @@ class Guards:
         self.noise = NoiseScale(world.device) if config.noise_scale else None
         self.first: Tensor | None = None
         self.several = False
-        if self.noise is not None and world.size != world.layout.replicate:
-            raise UserError("the noise scale is measured on whole gradients, and this layout has none before they are "
-                            "summed", where="training.noise_scale",
-                            fix="set it to false, or use a layout of `replicate` alone")
+        if self.noise is not None:
+            check_whole_gradients(world.layout)
 
     # -- before and after the passes -------------------------------------------------------------------------------
 

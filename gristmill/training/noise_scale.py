@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gristmill.core.errors import UserError
 from gristmill.objectives.base import Batch
+from gristmill.training.parallel.layout import Layout
 
 DECAY = 0.99
 """Of the averages over updates. The quotient of two averages is far steadier than the average of quotients."""
@@ -27,6 +29,14 @@ def estimates(small: Tensor, small_size: Tensor | float, big: Tensor, big_size: 
     square = (big_size * big - small_size * small) / (big_size - small_size)
     trace = (small - big) / (1 / small_size - 1 / big_size)
     return square, trace
+
+
+def check_whole_gradients(layout: Layout) -> None:
+    """UserError where no process has whole gradients before they are summed."""
+    if layout.processes != layout.replicate:
+        raise UserError("the noise scale is measured on whole gradients, and this layout has none before they are "
+                        "summed", where="training.noise_scale",
+                        fix="set it to false, or use a layout of `replicate` alone")
 
 
 class NoiseScale:

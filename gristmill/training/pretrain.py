@@ -37,6 +37,7 @@ from gristmill.tokens import (
     laid_out,
     materialise,
 )
+from gristmill.tokens.curriculum import row_cuts
 from gristmill.training.budget import Budget, Here, allowance, counted_steps
 from gristmill.training.compile import on_gpu, should_compile
 from gristmill.training.config import TrainingConfig
@@ -124,11 +125,14 @@ class Pretrain:
             raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
                             where=f"{context.name}: context", fix="lower context, or raise model.context")
         batch = self.batch or max(1, 4096 // length)
-        layout, proposal = choose_layout(context.runtime.parallel, Workload(
-            config=model.config, rows=batch, context=length,
-            micro_batch=1 if self.micro_batch == "auto" else self.micro_batch or batch,
-            optimizer=self.training.optimizer.kind, average=bool(self.training.ema),
-            precision="fp32" if compute.dtype == torch.float32 else "bf16"), compute)
+        positions = Positions(batch, length, self.batch_warmup)
+        task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
+        task.check(model.config, tokenizer)
+        loss = with_router_losses(task.loss(model.config), model.config)
+        layout, proposal = choose_layout(context.runtime.parallel, Workload.of(
+            model.config, self.training, rows=batch, context=length, micro_batch=self.micro_batch, objective=loss,
+            precision="fp32" if compute.dtype == torch.float32 else "bf16", fewest_rows=positions.smallest,
+            shortest=length // row_cuts(self.curriculum, length)), compute)
         world = World.join(layout, compute.device)
         if proposal is not None:
             context.progress.say(f"  {proposal.line()}")
@@ -137,21 +141,18 @@ class Pretrain:
         with world.first():
             shards = materialise(corpus, tokenizer, "train", context.cache, context.progress)
             held_out = materialise(corpus, tokenizer, "valid", context.cache, context.progress)
-            task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
-            task.check(model.config, tokenizer)
             arrangement = self._arrangement(shards, corpus, length, context)
             check_reading(task, self.packing, self.curriculum, mixed=arrangement is not None,
                           growing=self.batch_warmup is not None)
             whole = self.packing == "best_fit" and arrangement is None
             text = laid_out(shards, length, context.cache) if whole else shards
-        positions, order = Positions(batch, length, self.batch_warmup), derive_seed(seed, "order")
+        order = derive_seed(seed, "order")
         plan = Plan.decided(context, world)
-        fits = self._fits(model.config, -(-batch // world.data_size), length, compute, world) if plan is None else []
+        fits = self._fits(model.config, positions, length, compute, world) if plan is None else []
         at_once = plan.micro_batch if plan else fits[0].rows if fits else self.micro_batch or batch
         batches = Windows(
             lambda: task.batches(text, tokenizer, context=length, batch=batch, seed=order), positions,
             at_once, share=(world.data_rank, world.data_size))  # type: ignore[arg-type]
-        loss = with_router_losses(task.loss(model.config), model.config)
         settings = Settings(compile=plan.compiled if plan else self._compiles(
             context, model, positions, length, began, where(compute, world)))
         trainer = Trainer(
@@ -251,14 +252,14 @@ class Pretrain:
             context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
         return compiled
 
-    def _fits(self, config: Any, rows: int, length: int, compute: Compute, world: World) -> list[Fit]:
+    def _fits(self, config: Any, positions: Positions, length: int, compute: Compute, world: World) -> list[Fit]:
         """With `micro_batch: auto` those that should fit, the largest first; what the first process finds."""
         if self.micro_batch != "auto":
             return []
-        optimizer = self.training.optimizer
+        rows, fewest = (-(-update // world.data_size) for update in (positions.batch, positions.smallest))
         found = fitting(
-            config, rows, length, available=available_bytes(compute.device), device=compute.device.type,
-            optimizer="momentum" if optimizer.kind == "sgd" and optimizer.momentum else optimizer.kind,
+            config, rows, length, fewest=fewest, available=available_bytes(compute.device), device=compute.device.type,
+            optimizer=self.training.optimizer.planned,
             precision="fp32" if compute.dtype == torch.float32 else "bf16", average=bool(self.training.ema),
             checkpointing=self.training.activation_checkpointing, layout=world.layout)
         first = world.tell(found[0].rows)

@@ -150,3 +150,29 @@ def test_the_size_that_fits_is_compiled_however_many_were_tried():
     assert settle(fits, attempt, torch.device("cpu")).rows == 2
     assert counted.frame_count == len(fits)
     torch.compiler.reset()
+
+
+def test_a_pipeline_gets_as_many_micro_batches_as_it_has_stages():
+    def sizes(text, rows=8, **more):
+        return [fit.rows for fit in fitting(SMALL, rows, 128, available=1e12, layout=Layout.parse(text), **more, **CPU)]
+
+    assert sizes("shard=2") == [8, 4, 3, 2, 1]
+    assert sizes("pipeline=2") == [4, 3, 2, 1]
+    assert sizes("pipeline=2", fewest=4) == [3, 2, 1]
+    assert sizes("pipeline=2,schedule=gpipe") == [8, 4, 3, 2, 1]
+    assert sizes("pipeline=2", rows=1) == [1]  # none will do, and training says why
+
+
+@pytest.mark.parametrize("line", ["0::/system.slice/mill.service", "5:cpu,memory:/system.slice/mill.service"])
+def test_a_limit_of_any_group_around_a_process_holds(tmp_path, monkeypatch, line):
+    """Groups of version 2, and of version 1 below a folder of their controller; seen from outside of a container."""
+    (tmp_path / "own").write_text(f"3:pids:/elsewhere\n{line}\n")
+    top = tmp_path / ("memory" if "memory" in line else "")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if "memory" in line else ("memory.max", "memory.current")
+    for folder, most in (("system.slice/mill.service", 100), ("system.slice", 80), ("other", 1)):
+        (top / folder).mkdir(parents=True, exist_ok=True)
+        for name, number in zip(names, (most, 30), strict=True):
+            (top / folder / name).write_text(f"{number}\n")
+    groups = fit_memory._control_groups(tmp_path, tmp_path / "own")
+    monkeypatch.setattr(fit_memory, "_control_groups", lambda: groups)
+    assert sorted(fit_memory.container_limits()) == [(80.0, 30.0), (100.0, 30.0)]

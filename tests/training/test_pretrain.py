@@ -15,11 +15,12 @@ from gristmill.core.seeds import derive_seed
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.data.documents import Document, row, write_shard
 from gristmill.models.spec import ModelSpec
-from gristmill.objectives.pretraining import MaskedLanguageModelling, PrefixLanguageModelling
+from gristmill.objectives.pretraining import MaskedLanguageModelling, MultiTokenPrediction, PrefixLanguageModelling
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokenizer.train import train_bpe
 from gristmill.tokens import BatchWarmup, Curriculum, Mixture, MixturePoint, Positions, materialise, text_batches
 from gristmill.training.loop import Trainer, TrainingConfig
+from gristmill.training.optimizers import OptimizerConfig
 from gristmill.training.pretrain import Budget, Pretrain
 from gristmill.training.reading import Windows, check_reading, shortened
 
@@ -247,6 +248,25 @@ def test_the_largest_micro_batch_is_found_written_down_and_kept(inputs, tmp_path
     np.testing.assert_allclose(losses, whole, rtol=1e-4)
     fixed, _ = run(recipe(micro_batch=3), inputs, tmp_path / "fixed")
     assert losses == fixed
+
+
+def test_the_layout_is_chosen_for_what_will_be_trained(inputs, tmp_path, monkeypatch):
+    """The reasons of `parallel: auto` count what the recipe says of memory, and what it says of rows."""
+    from gristmill.training import pretrain
+
+    def chosen(text, work, compute):
+        raise KeyboardInterrupt(work)
+
+    monkeypatch.setattr(pretrain, "choose_layout", chosen)
+    training = TrainingConfig(activation_checkpointing="full", ema=0.9, noise_scale=True,
+                              optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(recipe(micro_batch="auto", training=training, curriculum=Curriculum(short_rows=8),
+                   batch_warmup=BatchWarmup(start=2, tokens=400), objective=MultiTokenPrediction()), inputs, tmp_path)
+    work = caught.value.args[0]
+    assert (work.checkpointing, work.optimizer, work.average, work.noise_scale) == ("full", "momentum", True, True)
+    assert (work.rows, work.fewest_rows, work.micro_batch, work.context, work.shortest) == (8, 2, 1, CONTEXT, 8)
+    assert type(work.objective).__name__ == "MultiTokenLM"
 
 
 def test_a_trial_that_runs_out_of_memory_leaves_the_training_as_it_was(inputs, tmp_path, monkeypatch):

@@ -86,6 +86,11 @@ class OptimizerConfig:
         first, second = self.betas or ([0.9, 0.99] if self.kind == "lion" else [0.9, 0.95])
         return first, second
 
+    @property
+    def planned(self) -> str:
+        """What the planner calls it (`planning.memory.OPTIMIZERS`): sgd has a state with momentum only."""
+        return "momentum" if self.kind == "sgd" and self.momentum else self.kind
+
 
 Groups = list[dict[str, Any]]
 

@@ -19,12 +19,12 @@ import torch.distributed as dist
 
 from gristmill.core.errors import InternalError, UserError
 from gristmill.models.loading import skeleton
-from gristmill.objectives import CausalLM
+from gristmill.objectives.base import attach
 from gristmill.planning.memory import OPTIMIZERS, Memory
 from gristmill.training.device import Compute
 from gristmill.training.optimizers.build import parameter_part
 from gristmill.training.parallel.apply import Settings, parallelise
-from gristmill.training.parallel.auto import Workload, predicted
+from gristmill.training.parallel.auto import Workload, check, predicted
 from gristmill.training.parallel.gradients import local
 from gristmill.training.parallel.layout import Layout
 from gristmill.training.parallel.world import World
@@ -47,10 +47,12 @@ def dry_run(work: Workload, layout: Layout, ranks: tuple[int, ...] | None = None
             device: str = "cuda") -> list[Held]:
     """Build `ranks` (default the first process of the first and of the last stage) of a layout, one after another.
 
-    Raises UserError where the model cannot be cut so, as a training would; InternalError inside of a process group.
+    Raises UserError where a training would, whose model, objective or batch cannot be cut so; InternalError inside of
+    a process group.
     """
     if dist.is_initialized():
         raise InternalError("a dry run makes a process group of its own, and there is one already")
+    check(work, layout)
     if ranks is None:
         stage = layout.processes // layout.pipeline
         ranks = tuple(sorted({0, (layout.pipeline - 1) * stage}))
@@ -68,7 +70,10 @@ def _build(work: Workload, layout: Layout, rank: int, available: float | None, d
             world.imagined = True
             # Whole copies (DDP) leave every parameter as it is, and would look at weights that are not there.
             if layout.processes != layout.replicate:
-                parallelise(model, CausalLM(), None, world, Compute(torch.device("cpu"), torch.float32, 1), Settings())
+                with torch.device("meta"):
+                    attached = attach(work.objective, model)
+                parallelise(model, work.objective, attached, world, Compute(torch.device("cpu"), torch.float32, 1),
+                            Settings())
             shares = _shares(model)
     else:
         shares = _shares(model)

@@ -50,6 +50,23 @@ class Layout:
     def processes(self) -> int:
         return math.prod(getattr(self, axis) for axis in AXES)
 
+    def check_micro_batches(self, count: int) -> None:
+        """Raise UserError where the schedule of a pipeline cannot take `count` micro-batches an update."""
+        if self.pipeline == 1:
+            return
+        where = f"parallel: {self.describe()}"
+        fewer = f"(micro-batches = batch / (micro_batch x {self.replicate * self.shard}))"
+        if self.schedule == "1f1b" and count < self.pipeline:
+            raise UserError(
+                f"an update has {count} micro-batches, and 1f1b needs one for each of {self.pipeline} stages",
+                where=where, fix=f"lower micro_batch or raise batch {fewer}; or use schedule=gpipe")
+        rounds = max(1, count // self.pipeline)
+        if self.schedule in ("interleaved", "zero_bubble") and count % rounds:
+            below, above = (count // self.pipeline * self.pipeline, -(-count // self.pipeline) * self.pipeline)
+            raise UserError(
+                f"{count} micro-batches an update do not go round {self.pipeline} processes", where=where,
+                fix=f"choose micro_batch so that there are {below} or {above} {fewer}; or use schedule=1f1b")
+
     def describe(self) -> str:
         """As `parse` reads it: the axes that are longer than 1, and the choices that are not the usual ones."""
         said = [f"{f.name}={_text(getattr(self, f.name))}" for f in dataclasses.fields(self)

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from gristmill.core.errors import GristmillError, InternalError, UserError
 from gristmill.core.seeds import derive_seed
 from gristmill.models.body import Body
+from gristmill.models.config import DecoderConfig
 from gristmill.models.decoder import Decoder
 from gristmill.objectives.base import Batch, Objective
 from gristmill.training.accumulate import Passes
@@ -34,6 +35,7 @@ from gristmill.training.parallel import data, weights
 from gristmill.training.parallel.apply import Settings, change_blocks, cut
 from gristmill.training.parallel.gradients import HELD_BY_STAGES, local
 from gristmill.training.parallel.idle import Idle
+from gristmill.training.parallel.layout import Layout
 from gristmill.training.parallel.stages import (
     Scored,
     Stage,
@@ -75,18 +77,8 @@ def split(model: Body, objective: Objective, attached: nn.Module | None, world: 
     Raises UserError where the model, the objective or the schedule cannot be cut so.
     """
     layout = world.layout
-    where = f"parallel: {layout.describe()}"
-    if not isinstance(model, Decoder):
-        raise UserError(f"a pipeline cuts decoders; {model.config.family} is none", where=where,
-                        fix="use the axes replicate, shard or tensor")
-    _, held = SCHEDULES[layout.schedule]
-    count = layout.pipeline * held
-    if count > model.config.layers:
-        most = model.config.layers // held
-        raise UserError(
-            f"{model.config.layers} blocks cannot be cut into {count} stages ({held} a process)", where=where,
-            fix=(f"use pipeline={most} or less" if most > 1 else "use other axes") + (
-                ", or schedule=1f1b, which needs one stage a process" if held > 1 else ""))
+    where, count = f"parallel: {layout.describe()}", check(model.config, layout)
+    assert isinstance(model, Decoder)
     if layout.schedule == "zero_bubble" and settings.compile:
         raise UserError("compiled blocks have one backward pass, and zero_bubble needs it in two parts", where=where,
                         fix="use --compile never, or schedule=interleaved")
@@ -124,6 +116,23 @@ def split(model: Body, objective: Objective, attached: nn.Module | None, world: 
     if shared:
         passes.share_embedding()
     return passes
+
+
+def check(config: Any, layout: Layout) -> int:
+    """Stages of all processes; UserError where a model of this config cannot be cut into so many."""
+    where = f"parallel: {layout.describe()}"
+    if not isinstance(config, DecoderConfig):
+        raise UserError(f"a pipeline cuts decoders; {config.family} is none", where=where,
+                        fix="use the axes replicate, shard or tensor")
+    _, held = SCHEDULES[layout.schedule]
+    count = layout.pipeline * held
+    if count > config.layers:
+        most = config.layers // held
+        raise UserError(
+            f"{config.layers} blocks cannot be cut into {count} stages ({held} a process)", where=where,
+            fix=(f"use pipeline={most} or less" if most > 1 else "use other axes") + (
+                ", or schedule=1f1b, which needs one stage a process" if held > 1 else ""))
+    return count
 
 
 @dataclass
@@ -228,23 +237,11 @@ class Pipeline:
         return rows, tokens // (layout.tensor if layout.sequence else 1), self.model.config.dim
 
     def _check(self, window: Sequence[Batch]) -> None:
-        micro_batches, lengths = len(window), {batch["input_ids"].shape[1] for batch in window}
+        lengths = {batch["input_ids"].shape[1] for batch in window}
         if len(lengths) > 1:
             raise UserError(f"rows of {', '.join(map(str, sorted(lengths)))} tokens in one update", where="parallel: "
                             "pipeline", fix="give all rows of an update one length, or use other axes")
-        layout = self.world.layout
-        processes, where = layout.pipeline, f"parallel: {layout.describe()}"
-        fewer = f"(micro-batches = batch / (micro_batch x {self.world.data_size}))"
-        if layout.schedule == "1f1b" and micro_batches < processes:
-            raise UserError(
-                f"an update has {micro_batches} micro-batches, and 1f1b needs one for each of {processes} stages",
-                where=where, fix=f"lower micro_batch or raise batch {fewer}; or use schedule=gpipe")
-        rounds = max(1, micro_batches // processes)
-        if layout.schedule in ("interleaved", "zero_bubble") and micro_batches % rounds:
-            below, above = (micro_batches // processes * processes, -(-micro_batches // processes) * processes)
-            raise UserError(
-                f"{micro_batches} micro-batches an update do not go round {processes} processes", where=where,
-                fix=f"choose micro_batch so that there are {below} or {above} {fewer}; or use schedule=1f1b")
+        self.world.layout.check_micro_batches(len(window))
 
     def _begin(self, window: Sequence[Batch], factors: Mapping[str, Tensor | float]) -> None:
         self._wait()

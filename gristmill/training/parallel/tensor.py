@@ -29,12 +29,14 @@ from torch.distributed.tensor.parallel import (
 from torch.distributed.tensor.placement_types import Placement
 
 from gristmill.core.errors import UserError
-from gristmill.models import decoder, encoder, encoder_decoder
+from gristmill.models import decoder, encoder_decoder
 from gristmill.models.body import Body
+from gristmill.models.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from gristmill.models.layers.moe import MoE
 from gristmill.objectives.base import Objective
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.objectives.r_drop import RDrop
+from gristmill.training.parallel.layout import Layout
 from gristmill.training.parallel.vocabulary_loss import VocabularyLoss
 from gristmill.training.parallel.world import World
 
@@ -47,7 +49,7 @@ def split_matrices(model: Body, objective: Objective, attached: nn.Module | None
 
     Raises UserError where its numbers do not divide, and for models and objectives that reach into what is cut.
     """
-    check(model, objective, attached, world)
+    check(model.config, objective, world.layout, attached)
     assert world.mesh is not None
     mesh = world.mesh["tensor"]
     if isinstance(model, decoder.Decoder):
@@ -60,17 +62,16 @@ def split_matrices(model: Body, objective: Objective, attached: nn.Module | None
             parameter.register_post_accumulate_grad_hook(_finish_sum)
 
 
-def check(model: Body, objective: Objective, attached: nn.Module | None, world: World) -> None:
-    """UserError unless the model can be cut so."""
-    size, config = world.layout.tensor, model.config
-    where = f"parallel: {world.layout.describe()}"
-    if not isinstance(model, (decoder.Decoder, encoder.Encoder, encoder_decoder.EncoderDecoder)):
+def check(config: Any, objective: Objective, layout: Layout, attached: nn.Module | None = None) -> None:
+    """UserError unless a model of this config can be cut so."""
+    size, where = layout.tensor, f"parallel: {layout.describe()}"
+    if not isinstance(config, (DecoderConfig, EncoderConfig, EncoderDecoderConfig)):
         raise UserError(f"the matrices of {config.family} cannot be cut yet", where=where,
                         fix="use shard in place of tensor; decoders, encoders and encoder-decoders can be cut")
     numbers = {"heads": config.heads, "mlp_dim": config.mlp_dim}
-    if isinstance(model, decoder.Decoder):
+    if isinstance(config, DecoderConfig):
         numbers |= {"kv_heads": config.kv_heads, "vocab_size": config.vocab_size}
-        if model.positions is not None:
+        if config.positions == "learned":
             numbers["dim"] = config.dim
         if config.moe is not None and config.moe.first_dense == 0:
             del numbers["mlp_dim"]
@@ -210,7 +211,11 @@ class _Divides:
         self.size = size
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        time = inputs[0].shape[1]
-        if time % self.size:
-            raise UserError(f"a row of {time} tokens cannot be cut into {self.size} equal stretches", where="parallel",
-                            fix=f"use rows of a multiple of {self.size} tokens, or sequence=false in the layout")
+        check_rows(inputs[0].shape[1], self.size)
+
+
+def check_rows(time: int, size: int) -> None:
+    """UserError where a decoder's rows of `time` tokens cannot be shared out by `sequence`."""
+    if time % size:
+        raise UserError(f"a row of {time} tokens cannot be cut into {size} equal stretches", where="parallel",
+                        fix=f"use rows of a multiple of {size} tokens, or sequence=false in the layout")

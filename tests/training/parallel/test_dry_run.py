@@ -9,6 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from gristmill.cli.plan import app
+from gristmill.core.errors import UserError
+from gristmill.models.config import MoEConfig
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.planning.memory import USABLE
 from gristmill.training import OptimizerConfig
@@ -110,3 +112,54 @@ def test_a_layout_of_another_number_is_refused():
     assert done.exit_code != 0
     assert "--processes 8" in str(done.exception)
 
+
+
+RECIPE = """
+name: tiny
+stages:
+  corpus: {uses: data, sources: [{kind: files, path: "*.txt"}]}
+  tokenizer: {uses: tokenizer, corpus: corpus, vocab_size: 512}
+  base:
+    uses: pretrain
+    corpus: corpus
+    tokenizer: tokenizer
+    model: {family: llama, depth: 2, context: 64}
+    objective: {kind: OBJECTIVE}
+    batch: 8
+    micro_batch: 4
+    training: {activation_checkpointing: full, optimizer: {kind: sgd, learning_rate: 0.1}}
+"""
+
+
+def planned(folder, *options, objective="causal_lm"):
+    (folder / "recipe.yaml").write_text(RECIPE.replace("OBJECTIVE", objective))
+    done = CliRunner().invoke(app, ["layout", str(folder / "recipe.yaml"), "--processes", "2", "--json", *options])
+    if done.exception is not None:
+        raise done.exception
+    return json.loads(done.stdout)
+
+
+def test_a_plan_takes_what_the_recipe_says(tmp_path):
+    found = planned(tmp_path)
+    assert found == planned(tmp_path, "--micro-batch", "4", "--checkpointing", "full", "--optimizer", "momentum")
+    assert found["predicted"]["optimizer"] > 0
+    assert found["predicted"]["activations"] < planned(tmp_path, "--checkpointing", "none")["predicted"]["activations"]
+    assert found["predicted"]["activations"] > planned(tmp_path, "--micro-batch", "1")["predicted"]["activations"]
+
+
+def test_a_plan_is_built_with_the_objective_and_the_batch_of_the_recipe(tmp_path):
+    assert planned(tmp_path, "--parallel", "tensor=2", "--build")["built"]
+    assert planned(tmp_path, "--parallel", "shard=2", "--build", objective="multi_token")["built"]
+    with pytest.raises(UserError, match="MultiTokenLM reads the whole vocabulary"):
+        planned(tmp_path, "--parallel", "tensor=2", "--build", objective="multi_token")
+    with pytest.raises(UserError, match="1f1b needs one for each"):
+        planned(tmp_path, "--parallel", "pipeline=2", "--micro-batch", "8", "--build")
+
+
+@pytest.mark.parametrize("expert", [2, 4])
+def test_experts_over_the_processes_of_a_row_are_planned_as_they_are_built(expert):
+    config = tiny(family="moe", layers=2, mlp_dim=64, moe=MoEConfig(experts=4, active=2))
+    work = Workload(config=config, rows=4, context=16, precision="fp32")
+    layout = Layout(context=4, expert=expert)
+    [built] = dry_run(work, layout, device="cpu")
+    assert built.memory.weights == pytest.approx(predicted(work, layout, device="cpu").weights, rel=0.05)

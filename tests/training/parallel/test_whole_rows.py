@@ -138,3 +138,19 @@ def test_pretraining_and_fine_tuning_are_those_of_one_process(folder, text):
     assert predictions[0]["samples"] == predictions[1]["samples"]
     for mine, theirs in zip(*(found["prompts"] for found in predictions), strict=True):
         assert mine["true_probability"] == pytest.approx(theirs["true_probability"], abs=2e-6)
+
+
+def test_fine_tuning_asks_for_a_layout_of_whole_models_with_all_that_it_keeps(folder, monkeypatch):
+    def chosen(text, work, compute):
+        raise KeyboardInterrupt(work)
+
+    monkeypatch.setattr("gristmill.finetuning.stage.choose_layout", chosen)
+    tuned = Finetune(
+        model="base", data=InstructionFile(path=str(folder / "conversations.jsonl"), valid=0.3), batch=4, context=64,
+        training=TrainingConfig(activation_checkpointing="full", optimizer=OptimizerConfig(kind="sgd")))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        tuned.run(StageContext(
+            name="r/tuned@1", seed=5, work=folder, cache=folder / "cache", runtime=runtime("auto"),
+            inputs={"base": artifact(folder / "none" / "base", "model")}))
+    work = caught.value.args[0]
+    assert (work.checkpointing, work.optimizer, work.scores_whole, work.micro_batch) == ("full", "momentum", True, 4)
