@@ -199,9 +199,8 @@ class Pretrain:
         return skeleton(resolved), notes
 
     def _first_weights(self, model: Body, seed: int, world: World) -> Body:
-        """The model with weights. One process holds all of a new one, the others get their parts of it; but a pipeline
-        is cut out of whole models."""
-        if self.start is None and (world.main or world.layout.pipeline > 1):
+        """The model with weights. One process holds all of a new one, the others get their parts of it."""
+        if self.start is None and world.main:
             model = FAMILIES[model.config.family].body(model.config)
             model.initialise(seed)
         return model if world.size > 1 else model.to(world.device)
