@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import math
 import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +18,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from gristmill.core.errors import InternalError, UserError
+from gristmill.core.errors import InternalError, MachineError, UserError
 from gristmill.training.parallel.layout import AXES, Layout
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """A collective that waits longer than this ends the run: a process is gone or hangs."""
+BEAT, SILENCE = 10.0, 600.0
+"""Seconds between two signs of life of a first process that works alone, and without one until it is given up."""
+POLL = 0.1
+"""Seconds between two looks for them."""
 
 
 @dataclass
@@ -132,14 +139,18 @@ class World:
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
-        """The first process runs the body before the others do: what it caches, they find."""
-        if not self.main:
-            self.barrier()
-        try:
+        """The first process runs the body before the others do: what it caches, they find. They wait for as long as it
+        lives, which no collective would. Raises MachineError where it is gone."""
+        if self.groups is None:
             yield
-        finally:
-            if self.main:
-                self.barrier()
+            return
+        store, key = dist.distributed_c10d._get_default_store(), f"gristmill/first/{next(_turns)}"
+        if self.main:
+            with _beating(store, key):
+                yield
+        else:
+            _await(store, key)
+            yield
 
     def close(self) -> None:
         """Leave the process group."""
@@ -158,6 +169,43 @@ def _meeting() -> dict[str, Any]:
                         fix="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started, on every machine")
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
     return {"store": dist.PrefixStore(f"start {again}", store), "rank": rank, "world_size": size}
+
+
+_turns = itertools.count()
+"""How often the others have waited for the first process; the same number on all of them."""
+_THROUGH = "through"
+
+
+@contextlib.contextmanager
+def _beating(store: dist.Store, key: str) -> Iterator[None]:
+    """Inside, the value of `key` changes every few seconds; afterwards it is `_THROUGH`."""
+    through = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count():
+            store.set(key, str(number))
+            if through.wait(BEAT):
+                return
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        through.set()
+        thread.join()
+        store.set(key, _THROUGH)
+
+
+def _await(store: dist.Store, key: str) -> None:
+    seen, since = None, time.monotonic()
+    while (said := store.get(key) if store.check([key]) else None) != _THROUGH.encode():
+        if said != seen:
+            seen, since = said, time.monotonic()
+        elif time.monotonic() - since > SILENCE:
+            raise MachineError(f"the first process, which works for all, has given no sign of life for {SILENCE:.0f} s",
+                               where="parallel", fix="its own output says why; what it has done is kept")
+        time.sleep(POLL)
 
 
 _made: dict[Any, Any] = {}

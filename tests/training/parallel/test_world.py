@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gristmill.core.errors import InternalError, UserError
+from gristmill.core.errors import InternalError, MachineError, UserError
 from gristmill.training.parallel import Layout, World
+from gristmill.training.parallel import world as world_module
 from tests.training.parallel.ranks import run_ranks, world_of
 
 
@@ -62,6 +65,45 @@ def _first(rank: int, folder: str) -> bool:
 def test_the_first_process_is_through_before_the_others_begin():
     with tempfile.TemporaryDirectory() as folder:
         assert run_ranks(_first, 2, folder) == [True, True]
+
+
+def _long_first(rank: int, folder: str) -> bool:
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
+                            timeout=datetime.timedelta(seconds=1))
+    world, file = World.join(Layout(shard=2), torch.device("cpu")), Path(folder) / "made"
+    for _ in range(2):
+        with world.first():
+            if rank == 0:
+                time.sleep(2)  # longer than any collective may take
+                file.touch()
+            assert file.exists()
+    return float(world.sum(torch.tensor(1.0))) == 2
+
+
+def test_the_others_wait_longer_for_the_first_process_than_for_a_collective():
+    with tempfile.TemporaryDirectory() as folder:
+        assert run_ranks(_long_first, 2, folder, fresh=True) == [True, True]
+
+
+def _silent_first(rank: int) -> str:
+    world = world_of(Layout(shard=2))
+    pid = world.tell(os.getpid())
+    world_module.BEAT, world_module.SILENCE = 0.01, 0.5
+    try:
+        with world.first():
+            if rank == 0:
+                os.kill(pid, signal.SIGSTOP)  # as good as dead
+    except MachineError as error:
+        os.kill(pid, signal.SIGCONT)
+        return str(error)
+    return ""
+
+
+def test_a_first_process_that_gives_no_sign_of_life_is_given_up():
+    first, other = run_ranks(_silent_first, 2, fresh=True)
+    assert not first
+    assert "no sign of life" in other
 
 
 def _joined_too_large(rank: int) -> str:
