@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +25,12 @@ def weight_penalty(parameters: Iterable[Tensor], l1: float = 0.0, l2: float = 0.
 @torch.no_grad()
 def penalise(parameters: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0, factor: Tensor | float = 1.0) -> Tensor:
     """Add the gradient of `weight_penalty`, times `factor`, to `grad`, and return its value; no graph, so that weights
-    may lie on many processes."""
-    parameters = list(parameters)
+    may lie on many processes, and experts on another mesh than the rest."""
+    by_mesh: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         gradient = factor * (l1 * parameter.sign() + l2 * parameter)
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    value = weight_penalty(parameters, l1, l2)
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+        by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    values = [weight_penalty(members, l1, l2) for members in by_mesh.values()]
+    whole = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in values]
+    return torch.stack(whole).sum() if whole else torch.zeros(())

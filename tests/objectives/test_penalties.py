@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.objectives import CausalLM
-from gristmill.objectives.penalties import weight_penalty
+from gristmill.objectives.penalties import penalise, weight_penalty
 from gristmill.training import OptimizerConfig, Trainer, TrainingConfig
 from gristmill.training.device import prepare
+from gristmill.training.parallel import Layout
+from gristmill.training.parallel.apply import parallelise
+from tests.training.parallel import parity
+from tests.training.parallel.ranks import run_ranks, world_of
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 
@@ -75,6 +81,30 @@ def test_penalties_make_matrices_smaller_and_leave_vectors_and_the_embedding_alo
     free, lasso, ridge = after(), after(l1=0.01), after(l2=0.1)
     assert size(lasso, 1) < 0.95 * size(free, 1)
     assert size(ridge, 2) < 0.95 * size(free, 2)
+
+
+def _penalised(rank: int, text: str) -> tuple[float, float]:
+    """Errors of the penalty and of the worst gradient against one process."""
+    world, config = world_of(Layout.parse(text)), parity.tiny(moe=True)
+    model, data = parity.made(config), parity.rows(config)
+    oracle = copy.deepcopy(model)
+    parity.alone(oracle, CausalLM(), data, world.data_size)
+    passes = parallelise(model, CausalLM(), None, world, parity.COMPUTE)
+    parity.together(passes, CausalLM(), data, world)
+    values = [float(penalise([p for p in each.parameters() if p.ndim > 1], 1e-3, 0.02, 0.5))
+              for each in (oracle, model)]
+    errors = parity.compare(parity.gradients(model), parity.gradients(oracle))
+    return abs(values[1] / values[0] - 1), max(errors.values())
+
+
+@pytest.mark.parametrize("layout", ["shard=2", "shard=2,expert=2", "tensor=2", "context=2,expert=2"])
+def test_weights_on_two_processes_are_penalised_as_on_one(layout):
+    assert max(map(max, run_ranks(_penalised, 2, layout))) < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["shard=2,tensor=2", "replicate=2,shard=2,expert=2", "tensor=2,shard=2,expert=2"])
+def test_weights_on_two_meshes_are_penalised_as_on_one_process(layout):
+    assert max(map(max, run_ranks(_penalised, 4, layout))) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
