@@ -2,7 +2,7 @@
 
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/ and https://jobset.sigs.k8s.io. The
 recipe travels in a ConfigMap. A pod that was evicted is not counted as a failure, a wrong recipe (exit code 2) is not
-tried again.
+tried again; rules of a JobSet for that need its release 0.6.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gristmill.pipeline.launch.amounts import quantity
 from gristmill.pipeline.launch.job import GRACE, Job
 from gristmill.pipeline.launch.manifest import yaml_text
 from gristmill.pipeline.launch.shell import prelude
-from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, process_command, torchrun_exports
+from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, scheduled_command, torchrun_exports
 
 GROUP = "node"
 RECIPE_FOLDER = "/etc/gristmill"
@@ -44,7 +44,8 @@ def documents(job: Job) -> list[dict[str, Any]]:
         main = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": _metadata(job, queued=True),
                 "spec": {
                     "network": {"enableDNSHostnames": True, "subdomain": job.name, "publishNotReadyAddresses": True},
-                    "failurePolicy": {"maxRestarts": job.restarts},
+                    "failurePolicy": {"maxRestarts": job.restarts, "rules": [
+                        {"name": "wrong", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}]},
                     "replicatedJobs": [{"name": GROUP, "replicas": 1, "template": {"spec": _job_spec(job)}}]}}
     return [configuration, main]
 
@@ -65,12 +66,14 @@ def _job_spec(job: Job) -> dict[str, Any]:
     spec: dict[str, Any] = {"completions": job.nodes, "parallelism": job.nodes, "completionMode": "Indexed"}
     if job.seconds is not None:
         spec["activeDeadlineSeconds"] = job.seconds
+    rules: list[dict[str, Any]] = [
+        {"action": "FailJob", "onExitCodes": {"containerName": "gristmill", "operator": "In", "values": [2]}}]
     if job.nodes > 1:
-        spec["backoffLimit"] = 0  # one lost pod ends this Job, and the JobSet begins all of them again
+        # One lost pod ends this Job, and the JobSet begins all of them again, but for this rule.
+        spec |= {"backoffLimit": 0, "podFailurePolicy": {"rules": rules}}
     else:
-        spec |= {"backoffLimit": job.restarts, "podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": [
-            {"action": "FailJob", "onExitCodes": {"containerName": "gristmill", "operator": "In", "values": [2]}},
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}}
+        rules.append({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]})
+        spec |= {"backoffLimit": job.restarts, "podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": rules}}
     return spec | {"template": {"metadata": {"labels": _metadata(job)["labels"]}, "spec": _pod_spec(job)}}
 
 
@@ -105,7 +108,7 @@ def _command(job: Job) -> dict[str, Any]:
             endpoint=f"{job.name}-{GROUP}-0-0.{job.name}:{PORT}", identity=shlex.quote(job.name),
             is_host='"$([ "$JOB_COMPLETION_INDEX" = 0 ] && echo true || echo false)"')
     lines = [*prelude(job, cd=False, own=False), *(torchrun_exports(job) if job.world > 1 else []),
-             f"exec {process_command(job, rendezvous, recipe)}", ""]  # exec: SIGTERM reaches it, not bash
+             f"exec {scheduled_command(job, rendezvous, recipe)}", ""]  # exec: SIGTERM reaches it, not bash
     return {"command": ["bash", "-c"], "args": [literal("\n".join(lines))]}
 
 

@@ -8,7 +8,7 @@ from gristmill.core.errors import UserError
 from gristmill.pipeline.launch.job import Job
 from gristmill.pipeline.launch.manifest import yaml_text
 from gristmill.pipeline.launch.shell import limited, prelude
-from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, process_command, torchrun_exports
+from gristmill.pipeline.launch.torchrun import PORT, Rendezvous, scheduled_command, torchrun_exports
 
 
 def text(job: Job) -> str:
@@ -59,4 +59,4 @@ def _script(job: Job) -> str:
             endpoint=f'"${{NODES[0]}}:{PORT}"', identity='"$SKYPILOT_TASK_ID"',
             is_host='"$([ "$SKYPILOT_NODE_RANK" = 0 ] && echo true || echo false)"',
             local_address='"${NODES[$SKYPILOT_NODE_RANK]}"')
-    return "\n".join([*lines, limited(job, process_command(job, rendezvous)), ""])
+    return "\n".join([*lines, limited(job, scheduled_command(job, rendezvous)), ""])

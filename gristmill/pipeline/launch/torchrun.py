@@ -8,7 +8,7 @@ node has several names.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gristmill.pipeline.launch.job import GRACE, Job
 from gristmill.pipeline.launch.shell import limited, prelude
@@ -35,6 +35,13 @@ def process_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str 
     if job.world == 1:
         return shlex.join(["gristmill", *job.words(recipe)])
     return torchrun_command(job, rendezvous, recipe)
+
+
+def scheduled_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str | None = None) -> str:
+    """`process_command` for schedulers that begin a failed job again themselves: torchrun does not try too, which would
+    multiply the attempts, and the exit code of its processes stays, by which they decide."""
+    command = process_command(replace(job, restarts=0), rendezvous, recipe)
+    return command if job.world == 1 else f"python -m gristmill.pipeline.launch.nanny {command.removeprefix('torchrun ')}"
 
 
 def torchrun_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str | None = None) -> str:

@@ -35,7 +35,12 @@ JOBSET = closed(
         network=closed([], enableDNSHostnames={"type": "boolean"}, subdomain=TEXT,
                        publishNotReadyAddresses={"type": "boolean"}),
         successPolicy=closed(["operator"], operator={"enum": ["All", "Any"]}, targetReplicatedJobs={"type": "array"}),
-        failurePolicy=closed([], maxRestarts=COUNT, rules={"type": "array"},
+        failurePolicy=closed([], maxRestarts=COUNT, rules={"type": "array", "items": closed(
+            ["name", "action"], name=TEXT, targetReplicatedJobs={"type": "array"},
+            action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJob"]},
+            onJobFailureReasons={"type": "array", "items": {"enum": [
+                "BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded",
+                "PodFailurePolicy"]}})},
                              restartStrategy={"enum": ["Recreate", "BlockingRecreate", "InPlaceRestart"]}),
         startupPolicy=OBJECT, suspend={"type": "boolean"}, coordinator=OBJECT, managedBy=TEXT,
         ttlSecondsAfterFinished=COUNT,
@@ -43,7 +48,8 @@ JOBSET = closed(
             ["name", "template"], name=TEXT, replicas=COUNT, groupName=TEXT, dependsOn={"type": "array"},
             template=closed([], metadata=OBJECT, spec=closed(
                 ["template"], completions=COUNT, parallelism=COUNT, backoffLimit=COUNT,
-                completionMode={"enum": ["NonIndexed", "Indexed"]}, activeDeadlineSeconds=COUNT, template=OBJECT)))}))
+                completionMode={"enum": ["NonIndexed", "Indexed"]}, activeDeadlineSeconds=COUNT, template=OBJECT,
+                podFailurePolicy=OBJECT)))}))
 
 FULL = {
     "cpus": 16, "memory": 65536, "seconds": 7200, "queue": "team-a", "namespace": "training", "volume": "runs-claim",
@@ -133,16 +139,19 @@ def test_one_node_is_a_job():
 @pytest.mark.parametrize("index", [0, 3])
 def test_several_nodes_are_a_jobset_that_meets_at_its_first_pod(stubs, index):
     _, main = documents(made(nodes=4, processes=8, cpus=16))
-    assert main["spec"]["failurePolicy"] == {"maxRestarts": 3}
+    assert main["spec"]["failurePolicy"] == {"maxRestarts": 3, "rules": [
+        {"name": "wrong", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}]}
     assert main["spec"]["network"]["subdomain"] == "toy"
     template = main["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (template["completions"], template["parallelism"], template["completionMode"], template["backoffLimit"]) == (
         4, 4, "Indexed", 0)
+    assert [rule["action"] for rule in template["podFailurePolicy"]["rules"]] == ["FailJob"]
     words = [expand(word, {"JOB_COMPLETION_INDEX": "no"}) for word in container(main)["args"]]
     assert container(main)["command"] == ["bash", "-c"]
     assert stubs.bash("-c", *words, JOB_COMPLETION_INDEX=str(index)).returncode == 0
     assert stubs.called["argv"] == [
-        "--nnodes=4", "--nproc-per-node=8", "--max-restarts=3", "--rdzv-backend=c10d",
+        "-m", "gristmill.pipeline.launch.nanny",
+        "--nnodes=4", "--nproc-per-node=8", "--max-restarts=0", "--rdzv-backend=c10d",
         "--rdzv-endpoint=toy-node-0-0.toy:29500", "--rdzv-id=toy",
         f"--rdzv-conf=is_host={'true' if index == 0 else 'false'}", "-m", "gristmill", "run",
         "/etc/gristmill/recipe.yaml", "--runs-dir=runs"]
