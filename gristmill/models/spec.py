@@ -87,22 +87,29 @@ class ModelSpec:
             raise UserError(problem or name, where=f"model.{name}" if problem else "model") from error
 
     def _numbers(self, family: Family, notes: list[str]) -> dict[str, Any]:
+        fields = {"depth": "layers"}  # of the config, where another word is used here
+
+        def called(name: str, value: int) -> str:
+            return str(value) if fields.get(name, name) in self.options else name
+
         def derived(name: str, value: int, rule: str) -> int:
             given = getattr(self, name)
-            if given is None:
+            if given is None and fields.get(name, name) not in self.options:
                 notes.append(f"{name} = {value}: {rule}")
             return value if given is None else given
 
         layers = derived("depth", 6, "the default")
-        dim = derived("dim", 128 * max(1, -(-layers // 3)), "128 x ceil(depth / 3)")
-        heads = derived("heads", max(1, dim // HEAD_DIM), f"dim / {HEAD_DIM}")
+        dim = derived("dim", 128 * max(1, -(-layers // 3)), f"128 x ceil({called('depth', layers)} / 3)")
+        heads = derived("heads", max(1, dim // HEAD_DIM), f"{called('dim', dim)} / {HEAD_DIM}")
         if dim % heads or (dim // heads) % 2:
             raise UserError(f"dim {dim} cannot be cut into {heads} heads of an even size", where="model.heads",
                             fix=f"choose heads so that dim / heads is even, e.g. {max(1, dim // HEAD_DIM)}")
         numbers = {"dim": dim, "layers": layers, "heads": heads, "head_dim": dim // heads}
         if any(f.name == "kv_heads" for f in dataclasses.fields(family.config)) and "kv_heads" not in family.traits:
-            numbers["kv_heads"] = derived("kv_heads", heads, "as many as heads")
-        ratio = "8/3 of dim, rounded up" if family.mlp_ratio == 8 / 3 else f"{family.mlp_ratio:g} x dim, rounded up"
+            numbers["kv_heads"] = derived("kv_heads", heads, f"as many as {called('heads', heads)}")
+        width = called("dim", dim)
+        ratio = f"8/3 of {width}, rounded up" if family.mlp_ratio == 8 / 3 else (
+            f"{family.mlp_ratio:g} x {width}, rounded up")
         inner = -(-round(3 * family.mlp_ratio) * dim // 3 // 64) * 64
         return {**numbers, "mlp_dim": derived("mlp_dim", inner, f"{ratio} to a multiple of 64"),
                 "context": derived("context", 256, "the default")}

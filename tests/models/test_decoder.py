@@ -98,6 +98,16 @@ def test_every_derived_value_can_be_set_by_hand():
     assert notes == []
 
 
+def test_only_what_is_in_force_is_said_to_be_derived():
+    config, notes = ModelSpec(depth=2, options={"dim": 32, "heads": 4, "head_dim": 8}).resolve(512)
+    assert (config.dim, config.heads, config.kv_heads, config.mlp_dim) == (32, 4, 2, 384)
+    assert [note.partition(":")[0] for note in notes] == ["kv_heads = 2", "mlp_dim = 384", "context = 256"]
+    assert notes[:2] == ["kv_heads = 2: as many as 2", "mlp_dim = 384: 8/3 of 128, rounded up to a multiple of 64"]
+    config, notes = ModelSpec(options={"layers": 3}).resolve(512)
+    assert (config.layers, config.dim) == (3, 256)
+    assert notes[0] == "dim = 256: 128 x ceil(6 / 3)"
+
+
 def test_heads_that_do_not_divide_are_a_user_error():
     with pytest.raises(UserError, match="heads of an even size"):
         ModelSpec(depth=2, dim=100, heads=3).resolve(512)
