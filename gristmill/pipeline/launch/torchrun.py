@@ -41,7 +41,8 @@ def scheduled_command(job: Job, rendezvous: Rendezvous | None = None, recipe: st
     """`process_command` for schedulers that begin a failed job again themselves: torchrun does not try too, which would
     multiply the attempts, and the exit code of its processes stays, by which they decide."""
     command = process_command(replace(job, restarts=0), rendezvous, recipe)
-    return command if job.world == 1 else f"python -m gristmill.pipeline.launch.nanny {command.removeprefix('torchrun ')}"
+    options = command.removeprefix("torchrun ")
+    return command if job.world == 1 else f"python -m gristmill.pipeline.launch.nanny {options}"
 
 
 def torchrun_command(job: Job, rendezvous: Rendezvous | None = None, recipe: str | None = None) -> str:

@@ -51,8 +51,8 @@ class Stubs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name, text in {"gristmill": RECORD, "torchrun": RECORD, "python": RECORD, "srun": SRUN, "scontrol": SCONTROL,
-                           "scancel": SCANCEL}.items():
+        for name, text in {"gristmill": RECORD, "torchrun": RECORD, "python": RECORD, "srun": SRUN,
+                           "scontrol": SCONTROL, "scancel": SCANCEL}.items():
             (folder / name).write_text(text.format(python=sys.executable) if text is RECORD else text)
             (folder / name).chmod(0o755)
 

@@ -47,7 +47,8 @@ def test_nodes_meet_at_the_first_address(stubs, rank):
                       SKYPILOT_TASK_ID="sky-1", STUB_CODE="5")
     assert done.returncode == 5, done.stderr
     assert stubs.called["argv"][:10] == [
-        "-m", "gristmill.pipeline.launch.nanny", "--nnodes=2", "--nproc-per-node=8", "--max-restarts=0", "--rdzv-backend=c10d", "--rdzv-endpoint=10.0.0.5:29500",
+        "-m", "gristmill.pipeline.launch.nanny", "--nnodes=2", "--nproc-per-node=8", "--max-restarts=0",
+        "--rdzv-backend=c10d", "--rdzv-endpoint=10.0.0.5:29500",
         "--rdzv-id=sky-1", f"--rdzv-conf=is_host={'true' if rank == 0 else 'false'}", f"--local-addr=10.0.0.{5 + rank}"]
 
 
