@@ -51,6 +51,7 @@ from gristmill.training.parallel.gradients import clip, total_norm
 from gristmill.training.parallel.world import World
 from gristmill.training.report import Count, Report, over
 from gristmill.training.schedules import factor
+from gristmill.training.swapped import Swapped
 from gristmill.training.trace import Traces
 from gristmill.training.watching import Watching, holding
 
@@ -124,7 +125,7 @@ class Trainer:
             stored = module.state_dict().keys()
             self.buffers |= {at + name: buffer for name, buffer in module.named_buffers() if name in stored}
         self.average = {n: p.detach().clone() for p, n in self.names.items()} if self.config.ema else {}
-        self.step, self.best, self.waited, self.tokens = 0, math.inf, 0, 0
+        self.step, self.best, self.planned_best, self.waited, self.tokens = 0, math.inf, math.inf, 0, 0
         self.best_weights: dict[str, Tensor] = {}
         self.stopped_early = False
         self.guards = Guards(self.config, self.compute, self.together)
@@ -152,7 +153,7 @@ class Trainer:
         if self.target is not None:
             self.target.remember(*self.together.tell([self._written("trace"), self._written("evaluations")]))
         self.saved_at = self.noted_at = time.monotonic()
-        self.last_score: float | None = None
+        self.held_out = _held_out((self._written("evaluations") or [{}])[-1])
         due = self._evaluation_steps()
         running: deque[Report] = deque()
         try:
@@ -182,7 +183,7 @@ class Trainer:
                             self._note(reports[-1], bar)
                     if evaluated:
                         self.now("evaluation")
-                        self._evaluate()
+                        self._evaluate(planned=self.step in due)
                     stopping = any(report.stop for report in reports)
                     kept = self.saves.permanent(self.step)
                     if stopping or evaluated or kept or any(report.save for report in reports):
@@ -259,8 +260,9 @@ class Trainer:
             self.optimizer.step_unless(skip)
         self.optimizer.zero_grad()
         loads: dict[str, float] = {}
-        for module in self.trained.values():
-            loads = rebalance(module, self.together.sum) | loads
+        for at, module in self.trained.items():
+            pooled = not at and getattr(self.model.config, "moe", None) is not None
+            loads = rebalance(module, self.together.sum, self.together.of_stages if pooled else None) | loads
         if self.average:
             with torch.no_grad():
                 torch._foreach_lerp_([local(self.average[name]) for name in self.names.values()],
@@ -345,7 +347,7 @@ class Trainer:
         if self.target is not None:
             self.target.note(record["loss"])
         bar.advance(1, f"loss {record['loss']:.3f}, {telemetry['tokens_per_second']:,.0f} tokens/s" + (
-            "" if self.last_score is None else f", valid {self.last_score:.3f}"))
+            "" if self.held_out is None else f", valid {self.held_out:.3f}"))
 
     def _finals(self) -> dict[str, Any]:
         # Read back rather than remembered: a run that was killed after its last step reports the same.
@@ -363,7 +365,8 @@ class Trainer:
     def _evaluation_steps(self) -> set[int]:
         return {round(self.steps * (i + 1) / self.config.evaluations) for i in range(self.config.evaluations)}
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, planned: bool = True) -> None:
+        """planned: not one of those that `target_loss` asks for, which early stopping does not count."""
         assert self.evaluate is not None
         evaluate = self.evaluate
         self.model.eval()
@@ -372,15 +375,16 @@ class Trainer:
             values = dict(within(lambda model: evaluate(model, step)))
             score = values.get("score")
             if score is not None and score < self.best:
-                self.best, self.waited = score, 0
+                self.best = score
                 if self.config.keep_best:
                     self.best_weights = {n: t.detach().clone() for n, t in self.state().items()}
-            elif score is not None:
-                self.waited += 1
-                self.stopped_early = bool(self.config.patience) and self.waited >= self.config.patience
+            if score is not None and planned:
+                self.waited = 0 if score < self.planned_best else self.waited + 1
+                self.planned_best = min(self.planned_best, score)
+                self.stopped_early = 0 < self.config.patience <= self.waited
         if self.target is not None and self.target.reached(self.step, values):
             self.stopped_early = True
-        self.last_score = score
+        self.held_out = _held_out(values)
         self.traces.evaluation({"step": self.step, "tokens": self.tokens, **values})
 
     def _written(self, name: str) -> list[dict[str, Any]]:
@@ -391,7 +395,7 @@ class Trainer:
         return use(self.model)
 
     def _averaged(self) -> contextlib.AbstractContextManager:
-        return _Swapped(self.names, self.average) if self.average else contextlib.nullcontext()
+        return Swapped(self.names, self.average) if self.average else contextlib.nullcontext()
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -410,8 +414,10 @@ class Trainer:
             tensors["average"] = self.average
         if self.best_weights:
             tensors["best"] = self.best_weights
+        self.traces.flush()
+        best, planned = (value if math.isfinite(value) else None for value in (self.best, self.planned_best))
         self.saves.save(self.step, tensors, {
-            "best": self.best if math.isfinite(self.best) else None, "waited": self.waited, "tokens": self.tokens,
+            "best": best, "planned_best": planned, "waited": self.waited, "tokens": self.tokens,
             "stopped_early": self.stopped_early, "steps": self.steps}, overlap=True)
 
     def _resume(self) -> None:
@@ -431,7 +437,9 @@ class Trainer:
         self.optimizer.load_tensors(asked["optimizer"], self.names)
         self.average, self.best_weights = asked.get("average", {}), asked.get("best", {})
         self.step, self.tokens = found.step, found.state["tokens"]
-        self.best = math.inf if found.state["best"] is None else found.state["best"]
+        self.best, self.planned_best = (
+            math.inf if value is None else value
+            for value in (found.state["best"], found.state.get("planned_best", found.state["best"])))
         self.waited, self.stopped_early = found.state["waited"], found.state["stopped_early"]
         self.progress.say(f"  continuing {self.label} at step {self.step} of {self.steps}")
 
@@ -461,6 +469,11 @@ class Trainer:
         raise trace_not_finite(self, step, values, norm)
 
 
+def _held_out(values: Mapping[str, Any]) -> float | None:
+    """The loss of an evaluation in the unit of the training loss, as far as it has one."""
+    return values.get("valid_loss", values.get("score"))
+
+
 @dataclass(frozen=True)
 class _Numbered:
     """A source of windows as a loader reads it."""
@@ -470,22 +483,3 @@ class _Numbered:
 
     def batch(self, step: int) -> Sequence[Batch]:
         return self.source.window(step)
-
-
-class _Swapped:
-    """Puts other values into the parameters for a while."""
-
-    def __init__(self, names: Mapping[nn.Parameter, str], values: Mapping[str, Tensor]) -> None:
-        self.names, self.values = names, values
-
-    def __enter__(self) -> None:
-        self.kept = {n: p.detach().clone() for p, n in self.names.items()}
-        self._put(self.values)
-
-    def __exit__(self, *error: object) -> None:
-        self._put(self.kept)
-
-    def _put(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for parameter, name in self.names.items():
-                parameter.copy_(values[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,38 @@ class TraceFile:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, where tensorboardX is installed; silent otherwise."""
+    """Scalars for TensorBoard, where tensorboardX is installed; silent otherwise.
 
-    def __init__(self, folder: Path) -> None:
+    Written by this thread, not by a `SummaryWriter`, whose own may still hold events when `flush` returns. Readers drop
+    what an earlier try left of the steps after `resume_step`.
+    """
+
+    def __init__(self, folder: Path, resume_step: int = -1) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.summary import scalar
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(str(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            self.event, self.scalar = Event, scalar
+            # Readers take files by their names; two starts may lie in one second.
+            self.writer = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
+            self.writer.write_event(Event(wall_time=time.time(), step=resume_step + 1,
+                                          session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if self.writer is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
-                    self.writer.add_scalar(name, value, step)
+                    self.writer.write_event(self.event(wall_time=time.time(), step=step,
+                                                       summary=self.scalar(name, value)))
+
+    def flush(self) -> None:
+        """Onto the disk."""
+        if self.writer is not None:
+            self.writer.flush()
 
     def close(self) -> None:
         if self.writer is not None:
@@ -69,7 +87,7 @@ class Traces:
             self.trace = TraceFile(folder / "trace.jsonl", resume_step)
             self.evaluations = TraceFile(folder / "evaluations.jsonl", resume_step)
             self.speed = TraceFile(folder / "telemetry" / "speed.jsonl", resume_step)
-            self.board = TensorBoard(folder / "telemetry" / "tensorboard")
+            self.board = TensorBoard(folder / "telemetry" / "tensorboard", resume_step)
 
     def update(self, record: dict[str, Any], telemetry: dict[str, Any]) -> None:
         """An update: what it found, and how it went."""
@@ -88,6 +106,11 @@ class Traces:
     def _show(self, step: int, values: dict[str, Any]) -> None:
         self.board.write(step, values)
         self.besides(step, values)
+
+    def flush(self) -> None:
+        """Before a checkpoint: of what it has done nothing is drawn again."""
+        if self.open:
+            self.board.flush()
 
     def close(self) -> None:
         if self.open:

@@ -153,9 +153,9 @@ def test_real_text_loads_all_experts_alike_without_a_loss_for_it(tmp_path, monke
         config, _ = ModelSpec(family="moe", depth=2, dim=64, context=128, options=options).resolve(768)
         loads: list[torch.Tensor] = []
 
-        def counted(model, total, loads=loads, rebalance=loop.rebalance):
+        def counted(model, *how, loads=loads, rebalance=loop.rebalance):
             loads.append(torch.stack([layer.load.double() for layer in expert_layers(model)]))
-            return rebalance(model, total)
+            return rebalance(model, *how)
 
         t = trainer(tmp_path / str(rate), config, steps=120, source=text, evaluations=1)
         assert t.objective.weights == {"loss": 1.0}

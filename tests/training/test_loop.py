@@ -8,6 +8,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from gristmill.core import interrupt
 from gristmill.core.errors import Interrupted, UserError
+from gristmill.core.progress import Silent
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.objectives import CausalLM
@@ -256,6 +258,50 @@ def test_early_stopping_waits_and_keeps_the_best(tmp_path):
     assert result["stopped_early"]
     assert result["steps"] == 5
     assert torch.equal(next(t.model.parameters()), seen[2][1])
+
+
+def test_looks_for_a_target_do_not_use_up_patience(tmp_path):
+    """Nor do they raise what a planned evaluation has to beat; one of them may still be the best."""
+    seen = {}
+
+    def scored(model, step):
+        planned = step % 4 == 0
+        seen[step] = planned
+        return {"score": 9.0 - step / 10 if planned else (1.0 if step == 18 else 99.0), "valid_loss": 9.0}
+
+    t = trainer(tmp_path, evaluate=scored, steps=24, evaluations=6, patience=1)
+    t.target_loss = 5.0  # training loss lies below it all the time
+    result = t.fit()
+    assert not result["stopped_early"]
+    assert result["steps"] == 24
+    assert list(seen.values()).count(False) > 3
+    assert t.best == 1.0
+    found = Checkpoints(tmp_path / "checkpoints", World.alone()).newest()
+    assert found is not None
+    assert (found.state["best"], found.state["planned_best"], found.state["waited"]) == (1.0, pytest.approx(6.6), 0)
+
+
+class Bars(Silent):
+    """Keeps what a bar says."""
+
+    def __init__(self):
+        self.said = []
+
+    @contextlib.contextmanager
+    def bar(self, *given, **named):
+        yield SimpleNamespace(advance=lambda count=1, text="": self.said.append(text))
+
+
+def test_the_bar_shows_held_out_loss_in_the_unit_of_the_training_loss_from_the_start(tmp_path):
+    def both(model, step):
+        return {"valid_loss": 4.5, "score": 1.25}
+
+    for steps in (6, 8):
+        t = trainer(tmp_path, steps=steps, evaluate=both, evaluations=1)
+        t.progress = Bars()
+        t.fit()
+        assert len(t.progress.said) == {6: 6, 8: 2}[steps]
+        assert all("valid 4.500" in said for said in t.progress.said)
 
 
 def test_it_learns(tmp_path):

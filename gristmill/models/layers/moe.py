@@ -145,23 +145,33 @@ def expert_layers(model: nn.Module) -> list[MoE]:
     return [module for module in model.modules() if isinstance(module, MoE)]
 
 
-def rebalance(model: nn.Module, total: Callable[[Tensor], Tensor] = alone) -> dict[str, float]:
+def rebalance(model: nn.Module, total: Callable[[Tensor], Tensor] = alone,
+              stages: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
     """Once an update: let every layer's selection bias follow the loads of the whole window.
 
-    total: sums counts over the processes that share the batch. Returns what a trace wants to know, nothing for a model
+    total: sums counts over the processes that share the batch. stages: (n,) -> (stages, n), from those that hold other
+    layers; all of them call this together. Returns what a trace wants to know, nothing for a model
     without experts: router_max_load and router_min_load, of the layer that is worst, over the even share (1 is
     balanced); router_dropped, the share of choices dropped for lack of room, where there is a capacity.
     """
     layers = expert_layers(model)
     found = [layer.rebalance(total) for layer in layers]
-    if not found or not any(bool(load.any()) for load, _ in found):
+    if not found and stages is None:
         return {}
-    loads = torch.stack([load for load, _ in found]).double()
-    shares = loads / loads.mean(1, keepdim=True).clamp(min=1e-9)
-    values = {"router_max_load": float(shares.max()), "router_min_load": float(shares.min())}
-    if layers[0].settings.capacity:
-        values["router_dropped"] = float(sum(dropped for _, dropped in found) / loads.sum())
-    return values
+    seen = next(model.parameters()).new_zeros(4, dtype=torch.float64)
+    if found:
+        loads = torch.stack([load for load, _ in found]).double()
+        shares = loads / loads.mean(1, keepdim=True).clamp(min=1e-9)
+        dropped = torch.stack([dropped for _, dropped in found]).double().sum()
+        limited = bool(layers[0].settings.capacity)
+        seen = torch.stack([shares.max(), shares.min(), loads.sum(), dropped if limited else -torch.ones_like(dropped)])
+    seen = seen[None] if stages is None else stages(seen)
+    seen = seen[seen[:, 2] > 0]  # the others hold no experts, or computed nothing
+    if not len(seen):
+        return {}
+    largest, least, chosen, dropped = seen.T
+    values = {"router_max_load": float(largest.max()), "router_min_load": float(least.min())}
+    return values if bool((dropped < 0).any()) else values | {"router_dropped": float(dropped.sum() / chosen.sum())}
 
 
 @contextlib.contextmanager

@@ -124,6 +124,12 @@ class World:
             dist.all_reduce(values, group=self.groups[group])
         return values
 
+    def of_stages(self, values: Tensor) -> Tensor:
+        """values (n,) of every stage of the pipeline, (stages, n)."""
+        rows = values.new_zeros(self.layout.pipeline, len(values))
+        rows[self.place("pipeline")] = values
+        return self.sum(rows, "pipeline")
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.groups is not None:
