@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import pairwise
+
 import numpy as np
 
 from gristmill.core.config import config, require
@@ -57,6 +60,11 @@ class Positions:
         level = int(np.searchsorted(self._steps, step, side="right")) - 1
         first = self._rows[level] + (step - self._steps[level]) * self._sizes[level]
         return first, first + self._sizes[level]
+
+    @property
+    def sizes(self) -> list[range]:
+        """The updates of each size, from the smallest to the full ones, which have no end."""
+        return [range(first, stop) for first, stop in pairwise([*self._steps, sys.maxsize])]
 
     def places(self, step: int, share: int = 0, shares: int = 1) -> np.ndarray:
         """Places of the rows of an update; of several shares, those of one: an even stretch, some one row longer.

@@ -8,6 +8,7 @@ fits, and a resumed run keeps it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,12 @@ from gristmill.training.power import Estimate, PowerMeter
 TOKENS_PER_PARAMETER = 20
 JOULES_PER_KWH = 3.6e6
 KINDS = ("minutes", "tokens", "steps", "flops", "money", "energy_kwh")
+TIMED = ("minutes", "money", "energy_kwh")
+"""Those that hang on how fast this machine is."""
+LEAST_STEPS = 10
+"""A time in which fewer steps fit is refused: no schedule has room in them."""
+ROOM = 1.2
+"""By how much more than what was needed this time is advised: it will not be the same next time."""
 
 
 @config
@@ -66,7 +73,7 @@ class Budget:
     @property
     def timed(self) -> bool:
         """Whether it hangs on how fast this machine is."""
-        return self.minutes is not None or self.money is not None or self.energy_kwh is not None
+        return any(getattr(self, name) is not None for name in TIMED)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,35 @@ def counted_steps(budget: Budget, positions: Positions, context: int, flops_per_
     each = positions.batch * context
     steps = positions.steps(wanted / context) if growing else max(1, round(wanted / each))
     return steps, f"steps = {steps}: {rule} / {each} tokens a step"
+
+
+def timed_steps(allowed: Allowance, sizes: Sequence[range], takes: Sequence[float], *, before: float, beside: float,
+                budget: Budget, where: str) -> tuple[int, str]:
+    """Steps that fit into a time, and their derivation.
+
+    sizes: the updates of each size, in order; takes: seconds that one of each takes; before: seconds that are gone;
+    beside: those that something else than updates will take; where: of the stage. UserError, with what would do, where
+    fewer than LEAST_STEPS fit.
+    """
+    steps, left = 0, allowed.seconds - before - beside
+    for size, take in zip(sizes, takes, strict=True):
+        fit = int(min(len(size), max(0.0, left / take)))
+        steps, left = steps + fit, left - fit * take
+        if fit < len(size):
+            break
+    if steps < LEAST_STEPS:
+        updates = sum(take * len(range(size.start, min(size.stop, LEAST_STEPS)))
+                      for size, take in zip(sizes, takes, strict=True))
+        amount = next(name for name in TIMED if getattr(budget, name) is not None)
+        least = getattr(budget, amount) * ROOM * (before + beside + updates) / allowed.seconds
+        digit = 10.0 ** (math.floor(math.log10(least)) - 1)
+        raise UserError(
+            f"{allowed.said} are too little: {before:.0f} s went into preparation, evaluation takes {beside:.0f} s, "
+            f"and {LEAST_STEPS} steps take {updates:.3g} s", where=f"{where}: budget.{amount}",
+            fix=f"raise it to {math.ceil(least / digit) * digit:.6g} at least, or say steps or tokens instead")
+    said = f"a step takes {takes[-1]:.3f} s" + (f", one of the first {takes[0]:.3f} s" if len(takes) > 1 else "")
+    return steps, (f"steps = {steps}: {allowed.seconds - before - beside:.0f} s are left of {allowed.said}, "
+                   f"and {said}")
 
 
 def allowance(budget: Budget, here: Here, power: PowerMeter | None = None) -> Allowance:

@@ -135,12 +135,13 @@ def settle(fits: Sequence[Fit], attempt: Callable[[int], object], device: torch.
                        fix="set training.activation_checkpointing: full, a shorter context or a smaller model")
 
 
-def try_out(trainer: Any, fits: Sequence[Fit], source: Callable[[int], Any], *, gpu: bool | None = None) -> Fit:
+def try_out(trainer: Any, fits: Sequence[Fit], source: Callable[[int], Any], *, full: int = 0,
+            gpu: bool | None = None) -> Fit:
     """The largest of `fits` that a `Trainer` can really run, whole updates with the optimizer's states; the trainer is
     as before afterwards, but for its `source`, which is that of the result.
 
-    source: from rows at once to windows. gpu: whether to try; default on one GPU alone, for of several processes one
-    that fails would leave the others waiting.
+    source: from rows at once to windows. full: the first update that has all of its rows. gpu: whether to try; default
+    on one GPU alone, for of several processes one that fails would leave the others waiting.
     """
     if gpu is None:
         gpu = trainer.compute.device.type == "cuda" and trainer.together.size == 1
@@ -148,7 +149,8 @@ def try_out(trainer: Any, fits: Sequence[Fit], source: Callable[[int], Any], *, 
     def attempt(rows: int) -> None:
         trainer.source = source(rows)
         with put_back(trainer):
-            for step in range(3):  # in the second the optimizer has its states, in the third a CUDA graph is recorded
+            # In the second the optimizer has its states, in the third a CUDA graph is recorded.
+            for step in range(full, full + 3):
                 trainer.update(trainer.source.window(step))
 
     found = settle(fits, attempt, trainer.compute.device) if gpu else fits[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -38,7 +39,7 @@ from gristmill.tokens import (
     materialise,
 )
 from gristmill.tokens.curriculum import row_cuts
-from gristmill.training.budget import Budget, Here, allowance, counted_steps
+from gristmill.training.budget import Budget, Here, allowance, counted_steps, timed_steps
 from gristmill.training.compile import on_gpu, should_compile
 from gristmill.training.config import TrainingConfig
 from gristmill.training.cuda_graphs import refuse_graphs_of_many_shapes
@@ -162,7 +163,8 @@ class Pretrain:
             target_loss=self.budget.target_loss,
         )
         if fits:
-            chosen = try_out(trainer, fits, lambda rows: dataclasses.replace(batches, micro_batch=rows))
+            chosen = try_out(trainer, fits, lambda rows: dataclasses.replace(batches, micro_batch=rows),
+                             full=positions.sizes[-1].start)
             batches = dataclasses.replace(batches, micro_batch=chosen.rows)
             notes.append(chosen.note())
         if plan is None:
@@ -277,14 +279,17 @@ class Pretrain:
         if budget.timed:
             here = where(trainer.compute, trainer.together)
             power = power_meter(here.hardware, here.compute)
-            measured = measure(trainer)
+            takes = [measure(trainer, updates) for updates in positions.sizes]
             allowed = allowance(budget, here, power)
             notes += [allowed.derivation] if allowed.derivation else []
-            left = allowed.seconds - (time.monotonic() - began)
-            spare = self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3
-            steps = max(10, positions.steps((left - spare) / measured * batch - batch / 2))
-            note: str | None = (f"steps = {steps}: {left - spare:.0f} s are left of {allowed.said}, "
-                                f"and a step takes {measured:.3f} s")
+            # The first process's numbers, so that all find the same.
+            *takes, seconds, before = trainer.together.tell([*takes, allowed.seconds, time.monotonic() - began])
+            measured = takes[-1]
+            note: str | None
+            steps, note = timed_steps(
+                dataclasses.replace(allowed, seconds=seconds), positions.sizes, takes, before=before, budget=budget,
+                beside=self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3,
+                where=context.name)
         else:
             steps, note = self._steps(positions, length, model)
         notes += [note] if note else []
@@ -360,15 +365,16 @@ def count(model: Body) -> int:
     return count_parameters(model.config)
 
 
-def measure(trainer: Trainer) -> float:
-    """Seconds an update takes: the median of a few, after one that warms up; then everything is put back."""
+def measure(trainer: Trainer, updates: Sequence[int]) -> float:
+    """Seconds that one of `updates` takes: the median of a few, after one that warms up; then everything is put
+    back."""
     steps, trainer.steps = trainer.steps, 10_000
     before = {name: tensor.detach().clone() for name, tensor in trainer.state().items()}
-    trainer.update(trainer.source.window(0))
+    trainer.update(trainer.source.window(updates[0]))
     seconds = []
-    for step in range(1, MEASURED_UPDATES + 1):
+    for number in range(1, MEASURED_UPDATES + 1):
         start = time.monotonic()
-        trainer.update(trainer.source.window(step))
+        trainer.update(trainer.source.window(updates[number % len(updates)]))
         seconds.append(time.monotonic() - start)
     with torch.no_grad():
         for name, tensor in trainer.state().items():

@@ -269,28 +269,33 @@ def test_the_layout_is_chosen_for_what_will_be_trained(inputs, tmp_path, monkeyp
     assert type(work.objective).__name__ == "MultiTokenLM"
 
 
-def test_a_trial_that_runs_out_of_memory_leaves_the_training_as_it_was(inputs, tmp_path, monkeypatch):
-    """As on a GPU: sizes are tried from the largest on, with whole updates, before anything counts."""
+@pytest.mark.parametrize("growing", [{}, {"batch_warmup": BatchWarmup(start=2, tokens=400)}], ids=["even", "growing"])
+def test_a_trial_that_runs_out_of_memory_leaves_the_training_as_it_was(inputs, tmp_path, monkeypatch, growing):
+    """As on a GPU: sizes are tried from the largest on, with whole and full updates, before anything counts."""
     from gristmill.training import fit_memory, pretrain
 
-    tried = []
+    tried, updates, window = [], [], Windows.window
 
     def full(module, args):
         tried.append(len(args[0]))
         if len(args[0]) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def trying(trainer, fits, source):
+    def trying(trainer, fits, source, **options):
+        monkeypatch.setattr(Windows, "window", lambda self, step: updates.append(step) or window(self, step))
         hook = trainer.model.embedding.register_forward_pre_hook(full)
-        found = fit_memory.try_out(trainer, fits, source, gpu=True)
+        found = fit_memory.try_out(trainer, fits, source, gpu=True, **options)
         hook.remove()
+        monkeypatch.setattr(Windows, "window", window)
         return found
 
     monkeypatch.setattr(pretrain, "try_out", trying)
-    losses, plan = run(recipe(micro_batch="auto"), inputs, tmp_path / "tried")
+    losses, plan = run(recipe(micro_batch="auto", **growing), inputs, tmp_path / "tried")
     assert list(dict.fromkeys(tried)) == [8, 4, 3, 2]  # 3, 3 and 2 rows
+    first = Positions(8, CONTEXT, growing.get("batch_warmup")).sizes[-1].start
+    assert sorted(set(updates)) == [first, first + 1, first + 2]
     assert any("and tried" in note for note in plan["derivations"])
-    fixed, _ = run(recipe(micro_batch=3), inputs, tmp_path / "fixed")
+    fixed, _ = run(recipe(micro_batch=3, **growing), inputs, tmp_path / "fixed")
     assert losses == fixed
 
 

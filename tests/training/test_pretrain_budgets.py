@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import sys
+
 import pytest
+import torch
 
 from gristmill.core.errors import UserError
 from gristmill.core.files import read_json, read_jsonl
+from gristmill.tokens import BatchWarmup
 from gristmill.training import pretrain
 from gristmill.training.budget import Budget
+from tests.training.test_loop import trainer, weights
 from tests.training.test_pretrain import CONTEXT, inputs, recipe, run
 
 __all__ = ["inputs"]
+MEASURE = pretrain.measure
 
 
 @pytest.fixture(autouse=True)
 def a_step_takes_fifty_seconds(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrain, "measure", lambda trainer: 50.0)
+    monkeypatch.setattr(pretrain, "measure", lambda trainer, updates: 50.0)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
@@ -44,6 +52,51 @@ def test_money_and_energy_become_time_and_time_steps(inputs, tmp_path, budget, s
     assert plan["steps"] == len(losses)
     assert abs(plan["steps"] - left / 50) <= 1
     assert read_json(tmp_path / "work" / "telemetry" / "compute.json")["seconds_per_step"] == 50
+
+
+def test_updates_of_every_size_are_measured(inputs, tmp_path, monkeypatch):
+    """Where updates grow, the first ones say nothing of the time that the others take."""
+    measured = []
+
+    def rows(trainer, updates):
+        found = {sum(len(batch["input_ids"]) for batch in trainer.source.window(step)) for step in updates[:3]}
+        measured.append((updates, found))
+        return 5.0 * len(measured)
+
+    monkeypatch.setattr(pretrain, "measure", rows)
+    losses, plan = run(recipe(budget=Budget(minutes=10), batch_warmup=BatchWarmup(start=2, tokens=2 * 6 * CONTEXT)),
+                       inputs, tmp_path)
+    assert measured == [(range(3), {2}), (range(3, 5), {4}), (range(5, sys.maxsize), {8})]
+    said = re.fullmatch(r"steps = (\d+): (\d+) s are left of 10 minutes, and a step takes 15.000 s, one of the first "
+                        r"5.000 s", plan["derivations"][-1])
+    assert int(said[1]) == plan["steps"] == len(losses)
+    assert abs(plan["steps"] - 5 - (int(said[2]) - 3 * 5 - 2 * 10) / 15) <= 1
+    assert read_json(tmp_path / "work" / "telemetry" / "compute.json")["seconds_per_step"] == 15
+
+
+def test_measuring_repeats_the_updates_that_it_is_given_and_puts_everything_back(tmp_path):
+    tried = trainer(tmp_path)
+    seen, window = [], tried.source.window
+    tried.source.window = lambda step: seen.append(step) or window(step)
+    before = weights(tried)
+    assert MEASURE(tried, range(3, 5)) > 0
+    assert seen == [3, 4, 3, 4, 3]
+    assert tried.step == 0
+    for name, tensor in weights(tried).items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(("budget", "amount"), [
+    (Budget(minutes=5), "minutes"), (Budget(money=1.0, price_per_hour=12.0), "money"),
+    (Budget(energy_kwh=0.25, watts=3000), "energy_kwh")])
+def test_a_time_without_room_for_ten_steps_is_refused_with_one_that_has_it(inputs, tmp_path, budget, amount):
+    with pytest.raises(UserError, match=r"are too little(?s:.*)10 steps take 500 s") as caught:
+        run(recipe(budget=budget), inputs, tmp_path)
+    assert caught.value.where == f"r/base@1: budget.{amount}"
+    assert not (tmp_path / "work" / "plan.json").exists()
+    least = float(re.search(r"raise it to (\S+) at least", caught.value.fix)[1])
+    _, plan = run(recipe(budget=dataclasses.replace(budget, **{amount: least})), inputs, tmp_path)
+    assert 10 <= plan["steps"] <= 14
 
 
 def test_a_price_that_is_not_known_stops_before_training(inputs, tmp_path):
