@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from gristmill.core.errors import MachineError
@@ -45,6 +48,23 @@ def compile_last_norm(model: Body) -> None:
     """The same for the norm after the blocks of a decoder: as written it is several passes over fp32 states."""
     if isinstance(model, Decoder):
         model.norm.compile(dynamic=False)
+
+
+@contextlib.contextmanager
+def compiler_told(compiled: bool, where: str) -> Iterator[None]:
+    """Inside, an error of torch's compiler is a MachineError that says how to train without it. compiled: whether the
+    blocks are; other errors, and those of attention's own kernels in blocks as written, stay what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # dear to import, and there only when needed
+
+        if not compiled or not isinstance(error, BackendCompilerFailed):
+            raise
+        cause = error.inner_exception
+        said = ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
+        raise MachineError(f"torch's compiler failed on the model's blocks: {said}", where=where,
+                           fix="go on with --compile never: slower steps, the same training") from error
 
 
 def eager():  # type: ignore[no-untyped-def]

@@ -37,6 +37,7 @@ from gristmill.tokens.loader import Loader
 from gristmill.training.accumulate import Accumulation
 from gristmill.training.budget import Target
 from gristmill.training.checkpoints import Checkpoints
+from gristmill.training.compile import compiler_told
 from gristmill.training.config import TrainingConfig
 from gristmill.training.deterministic import explained
 from gristmill.training.device import Compute
@@ -230,7 +231,7 @@ class Trainer:
         self.draw(self.step)
         shape = window[0]["input_ids"].shape
         self.now("forward")
-        with out_of_memory_told(shape[0], shape[-1], self.label):
+        with out_of_memory_told(shape[0], shape[-1], self.label), compiler_told(self.settings.compile, self.label):
             sums, metrics = self.passes.run(window, self.factors(counts))
         values = {name: over(value, counts[name]) for name, value in sums.items()}
         measured = {name: over(value, counts[unit]) for name, (value, unit) in metrics.items()}

@@ -154,8 +154,10 @@ class Pretrain:
         batches = Windows(
             lambda: task.batches(text, tokenizer, context=length, batch=batch, seed=order), positions,
             at_once, share=(world.data_rank, world.data_size))  # type: ignore[arg-type]
-        settings = Settings(compile=plan.compiled if plan else self._compiles(
+        settings = Settings(compile=plan.compiled if plan and context.runtime.compile == "auto" else self._compiles(
             context, model, positions, length, began, where(compute, world)))
+        if plan and plan.compiled != settings.compile:
+            plan = Plan(plan.plan, {**plan.compute, "compile": settings.compile}).agreed(context, world)
         trainer = Trainer(
             model=model, objective=loss, source=batches, steps=1, compute=compute, folder=context.work,
             checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
@@ -346,6 +348,7 @@ class Plan:
     @property
     def micro_batch(self) -> int:
         return self.compute.get("micro_batch", self.plan["micro_batch"])
+
     @property
     def steps(self) -> int:
         return self.plan["steps"]

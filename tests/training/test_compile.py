@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from gristmill.core.errors import MachineError
-from gristmill.core.stage import Runtime
+from gristmill.core.files import read_json
+from gristmill.core.stage import Runtime, StageContext
 from gristmill.models import Decoder
 from gristmill.objectives import CausalLM
-from gristmill.training import device
+from gristmill.training import device, pretrain
 from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile
 from gristmill.training.device import Compute
-from gristmill.training.parallel import World
+from gristmill.training.loop import Trainer
+from gristmill.training.parallel import World, apply
 from gristmill.training.parallel import weights as weights_of_others
 from gristmill.training.parallel.apply import Settings, parallelise
-from tests.training.test_loop import TINY
+from tests.training.test_loop import TINY, trainer
+from tests.training.test_pretrain import inputs, recipe
+
+__all__ = ["inputs"]
 
 LONG = BREAK_EVEN_SECONDS + 1
 
@@ -66,3 +71,54 @@ def test_on_a_gpu_the_last_norm_is_compiled_with_the_blocks(monkeypatch):
     assert compiled("cuda", True) == [True, True]
     assert compiled("cuda", False) == [False, False]
     assert compiled("cpu", True) == [True, False]
+
+
+def test_a_resumed_run_obeys_and_keeps_its_choice_only_where_nothing_is_said(inputs, tmp_path, monkeypatch):
+    """What compute.json says is what the last process did."""
+    compiled, advance = [], Trainer.advance
+
+    def run(compile: str, until: int | None) -> bool:
+        def stops(self, window, *times):
+            if self.step == until:
+                raise KeyboardInterrupt
+            return advance(self, window, *times)
+
+        monkeypatch.setattr(Trainer, "advance", stops)
+        compiled.clear()
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        context = StageContext(name="r/base@1", seed=5, work=work, cache=tmp_path / "cache", inputs=inputs,
+                               runtime=Runtime(device="cpu", threads=1, compile=compile, precision="fp32"))
+        if until is None:
+            recipe().run(context)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                recipe().run(context)
+        assert read_json(work / "telemetry" / "compute.json")["compile"] == bool(compiled)
+        return bool(compiled)
+
+    monkeypatch.setattr(pretrain, "should_compile", lambda runtime, seconds: runtime.compile == "always")
+    monkeypatch.setattr(apply, "compile_blocks", compiled.append)
+    assert run("always", 2)
+    assert run("auto", 3)
+    assert not run("never", 4)
+    assert not run("auto", 5)
+    assert run("always", 6)
+    assert not run("never", None)
+
+
+def test_an_error_of_the_compiler_says_how_to_train_without_it(tmp_path, monkeypatch):
+    def compile_blocks(model):
+        for block in model.all_blocks:
+            block.compile(backend=broken)
+
+    def broken(graph, example):
+        raise ValueError("no such instruction")
+
+    monkeypatch.setattr(apply, "compile_blocks", compile_blocks)
+    made = trainer(tmp_path)
+    made.settings = Settings(compile=True)
+    made.__post_init__()
+    with pytest.raises(MachineError, match=r"compiler failed(?s:.*)no such instruction(?s:.*)--compile never"):
+        made.update(made.source.window(0))
+    torch.compiler.reset()
