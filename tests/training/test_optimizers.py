@@ -122,8 +122,22 @@ def test_the_rate_of_an_embedding_is_measured_by_its_own_weights(deviation):
     assert found["muon", 0.5] == 0.5
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_rates_of_embedding_and_head_are_theirs_alone(kind, rate):
+    plain, embedding, head = (
+        {group["name"]: group["peak_lr"] for group in build_optimizer(Decoder(TINY), OptimizerConfig(
+            kind=kind, **{"embedding_learning_rate": 0.25, **given})).param_groups}
+        for given in ({}, {"embedding_learning_rate": rate}, {"head_learning_rate": rate}))
+    assert set(plain) == {"matrices", "embedding", "head", "vectors"}
+    assert embedding == {**plain, "embedding": rate}
+    assert head == {**plain, "head": rate}
+
+
 @pytest.mark.parametrize(("wrong", "said"), [
     ({"momentum": 1.0}, "momentum"), ({"epsilon": -1e-8}, "epsilon"), ({"betas": [0.9]}, "betas"),
+    ({"head_learning_rate": -1.0}, "head_learning_rate"),
+    ({"embedding_learning_rate": -1.0}, "embedding_learning_rate"),
     ({"betas": [0.9, 1.0]}, "betas"), ({"nesterov": True}, "nesterov"),
     ({"kind": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov")])
 def test_what_cannot_be_is_refused(wrong, said):

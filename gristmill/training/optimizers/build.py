@@ -52,9 +52,11 @@ class OptimizerConfig:
     want their own (docs/optimizers.md)."""
     embedding_learning_rate: float | None = None
     """Peak learning rate of the embedding. Default for muon: 30 times `learning_rate` times the root mean square of
-    what each embedding starts with (docs/decisions.md, "optimizer"); for the others: that of everything."""
+    what each embedding starts with (docs/decisions.md, "optimizer"); for the others: that of everything. 0 leaves it
+    as it is."""
     head_learning_rate: float | None = None
-    """Peak learning rate of the output head; default: that of the matrices."""
+    """Peak learning rate of the output head's matrix (a tied one is the embedding); default: `learning_rate`, as norms
+    and biases have. 0 leaves it as it is."""
     weight_decay: float = 0.0
     """Decay of matrices; embeddings, norms and biases have none. Decoupled, but for adam and sgd, which add it to the
     gradient (L2), as the methods were published."""
@@ -72,6 +74,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", "must be positive")
+        for name in ("embedding_learning_rate", "head_learning_rate"):
+            require((getattr(self, name) or 0) >= 0, name, "must not be negative")
         require(self.weight_decay >= 0, "weight_decay", "must not be negative")
         require(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
         require(self.epsilon >= 0, "epsilon", "must not be negative")
@@ -175,10 +179,11 @@ def parameter_part(name: str, dimensions: int) -> str:
 
 
 def _rate(config: OptimizerConfig, part: str, parameter: nn.Parameter) -> float:
-    given = {"embedding": config.embedding_learning_rate, "head": config.head_learning_rate,
-             "vectors": config.head_learning_rate}.get(part)
-    if given or part != "embedding" or config.kind != "muon":
-        return given or config.learning_rate
+    given = {"embedding": config.embedding_learning_rate, "head": config.head_learning_rate}.get(part)
+    if given is not None:
+        return given
+    if part != "embedding" or config.kind != "muon":
+        return config.learning_rate
     # Adam's step has the size of its rate whatever the gradient, so an embedding's is measured by its own weights; to
     # three digits, so that the order of a sum cannot change the training.
     deviation = mean_square(parameter) ** 0.5
