@@ -33,7 +33,8 @@ class TrainingConfig:
     keep_best: bool = False
     """End with the weights of the best evaluation rather than the last ones."""
     ema: float = 0.0
-    """Decay of an exponential average of the weights, used for evaluation and as the result; 0 for none."""
+    """Decay of an exponential average of the weights, used for evaluation and as the result; 0 for none. At update t
+    (from 0) it is (1 + t) / (10 + t) where that is less."""
     checkpoint_seconds: float = 30.0
     """At least this long between checkpoints."""
     keep_every: int | None = None

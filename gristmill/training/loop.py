@@ -51,7 +51,7 @@ from gristmill.training.parallel.apply import Settings, parallelise
 from gristmill.training.parallel.gradients import clip, total_norm
 from gristmill.training.parallel.world import World
 from gristmill.training.report import Count, Report, over
-from gristmill.training.schedules import factor
+from gristmill.training.schedules import average_decay, factor
 from gristmill.training.swapped import Swapped
 from gristmill.training.trace import Traces
 from gristmill.training.watching import Watching, holding
@@ -265,9 +265,10 @@ class Trainer:
             pooled = not at and getattr(self.model.config, "moe", None) is not None
             loads = rebalance(module, self.together.sum, self.together.of_stages if pooled else None) | loads
         if self.average:
+            decay = average_decay(self.config.ema, self.step)
             with torch.no_grad():
                 torch._foreach_lerp_([local(self.average[name]) for name in self.names.values()],
-                                     [local(parameter) for parameter in self.names], 1 - self.config.ema)
+                                     [local(parameter) for parameter in self.names], 1 - decay)
         self.step += 1
         report = Report(
             step=self.step, values=values, measured=measured, norm=norm, counted=counts["loss"], tokens=tokens,

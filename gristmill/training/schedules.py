@@ -1,4 +1,5 @@
-"""Learning-rate schedules: a factor of the peak, as a pure function of the step."""
+"""What changes over a run as a pure function of the step: the learning rate, as a factor of its peak, and the decay of
+averaged weights."""
 
 from __future__ import annotations
 
@@ -47,3 +48,9 @@ def factor(config: ScheduleConfig, step: int, steps: int) -> float:
     else:
         falling = 1 - (1 - config.final) * (math.sqrt(done) if config.shape == "1-sqrt" else done)
     return min(rising, falling)
+
+
+def average_decay(ema: float, step: int) -> float:
+    """The decay of averaged weights at update number `step` (0-based): less at first, so that they do not stay near the
+    weights that training began with (TensorFlow's ExponentialMovingAverage with `num_updates`)."""
+    return min(ema, (1 + step) / (10 + step))

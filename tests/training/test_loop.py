@@ -316,3 +316,18 @@ def test_it_learns(tmp_path):
         optimizer = OptimizerConfig(kind=kind, learning_rate=rate)
         t = trainer(tmp_path / kind, steps=40, source=Counting(), optimizer=optimizer)
         assert t.fit()["final_loss"] < 0.5
+
+
+def test_averaged_weights_of_a_short_run_are_those_that_were_trained(tmp_path):
+    """The average by hand; what training began with is gone from it."""
+    t = trainer(tmp_path, ema=0.999)
+    average = before = weights(t)
+    for step in range(6):
+        t.update(t.source.window(step))
+        decay = (1 + step) / (10 + step)
+        average = {name: decay * average[name] + (1 - decay) * now for name, now in weights(t).items()}
+    for name, tensor in t.average.items():
+        torch.testing.assert_close(tensor, average[name], atol=1e-6, rtol=1e-5)
+    name = "blocks.0.mlp.up.weight"
+    trained = weights(t)[name]
+    assert (t.average[name] - trained).norm() < 0.5 * (before[name] - trained).norm()

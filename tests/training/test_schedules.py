@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill.training.schedules import ScheduleConfig, factor
+from gristmill.training.schedules import ScheduleConfig, average_decay, factor
 
 KINDS = [("wsd", "linear"), ("wsd", "cosine"), ("wsd", "1-sqrt"), ("cosine", "linear"), ("linear", "linear"),
          ("inverse_sqrt", "linear"), ("constant", "linear")]
@@ -70,3 +70,8 @@ def test_golden_shapes_of_the_decay(shape, quarter, half):
 def test_a_shape_is_for_wsd():
     with pytest.raises(ValueError, match=r"shape.*wsd"):
         ScheduleConfig(kind="linear", shape="1-sqrt")
+
+
+def test_golden_decay_of_averaged_weights():
+    assert [average_decay(0.9, step) for step in (0, 1, 8, 79, 80, 1000)] == [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9]
+    assert average_decay(0.0, 5) == 0
