@@ -25,6 +25,9 @@ JOULES_PER_KWH = 3.6e6
 KINDS = ("minutes", "tokens", "steps", "flops", "money", "energy_kwh")
 TIMED = ("minutes", "money", "energy_kwh")
 """Those that hang on how fast this machine is."""
+OF_AMOUNTS = {"hardware": ("money", "energy_kwh"), "price_per_hour": ("money",), "watts": ("energy_kwh",),
+              "currency": ("money",)}
+"""Setting -> the amounts for which it is read."""
 LEAST_STEPS = 10
 """A time in which fewer steps fit is refused: no schedule has room in them."""
 ROOM = 1.2
@@ -67,6 +70,13 @@ class Budget:
         require(len(given) <= 1, "budget", f"give one of {', '.join(KINDS)}; these were given: {', '.join(given)}")
         for name in (*given, "target_loss", "price_per_hour", "watts"):
             require(getattr(self, name) is None or getattr(self, name) > 0, name, "must be positive")
+        for name, amounts in OF_AMOUNTS.items():
+            require(getattr(self, name) == getattr(type(self), name) or bool({*given} & {*amounts}), name,
+                    f"is for a budget in {' or '.join(amounts)}")
+        known = tables().devices if self.hardware is not None else ()
+        require(self.hardware is None or self.hardware in known, "hardware",
+                f"{self.hardware!r} is not in the hardware table; choose from {', '.join(known)}, or add it to "
+                f"{user_folder() / 'hardware.yaml'}")
         require(self.money is None or self.currency == "USD" or self.price_per_hour is not None, "currency",
                 f"the hardware table knows US dollars only; give price_per_hour in {self.currency}")
 

@@ -55,6 +55,7 @@ class TrainingConfig:
         require(self.skip_outliers >= 0, "skip_outliers", "must not be negative")
         check_checkpointing(self.activation_checkpointing)
         require(self.evaluations >= 1, "evaluations", "must be at least 1")
+        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "must not be negative")
         require(self.patience >= 0, "patience", "must not be negative")
         require(self.keep_every is None or self.keep_every >= 1, "keep_every", "must be at least 1")
         require(0 <= self.ema < 1, "ema", "must be in [0, 1)")

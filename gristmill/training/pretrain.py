@@ -104,6 +104,11 @@ class Pretrain:
         require(self.tokenizer is not None or self.start is not None, "tokenizer", "needed when training from scratch")
         for name in ("batch", "micro_batch", "context"):
             require(getattr(self, name) in (None, "auto") or getattr(self, name) >= 1, name, "must be at least 1")
+        if self.batch is not None:
+            require(not isinstance(self.micro_batch, int) or self.micro_batch <= self.batch, "micro_batch",
+                    f"must be at most the batch, {self.batch}")
+            require(self.batch_warmup is None or self.batch_warmup.start < self.batch, "batch_warmup.start",
+                    f"must be less than the batch, {self.batch}")
         over_time = self.curriculum is not None and bool(self.curriculum.mixtures)
         mixture = self.mixture or Mixture()
         once = [name for name in ("weights", "alpha", "epochs", "max_share")
@@ -126,6 +131,9 @@ class Pretrain:
             raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
                             where=f"{context.name}: context", fix="lower context, or raise model.context")
         batch = self.batch or max(1, 4096 // length)
+        if self.batch_warmup is not None and self.batch_warmup.start >= batch:
+            raise UserError(f"updates of {self.batch_warmup.start} rows are no smaller than the full ones of {batch}",
+                            where=f"{context.name}: batch_warmup.start", fix="lower it, or raise batch")
         positions = Positions(batch, length, self.batch_warmup)
         task: Any = self.objective or default_objective(FAMILIES[model.config.family].objective)
         task.check(model.config, tokenizer)

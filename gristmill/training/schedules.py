@@ -30,6 +30,8 @@ class ScheduleConfig:
         require(self.warmup >= 0, "warmup", "must not be negative")
         require(0 <= self.decay <= 1, "decay", "is a share of the steps, between 0 and 1")
         require(0 <= self.final <= 1, "final", "is a factor between 0 and 1")
+        require(self.decay == type(self).decay or self.kind == "wsd", "decay", "is the share of wsd's decay")
+        require(self.final == 0 or self.kind != "constant", "final", "a constant rate has no end")
         require(self.shape == "linear" or self.kind == "wsd", "shape", "is the shape of the decay of wsd")
 
 

@@ -15,6 +15,7 @@ from gristmill.planning.memory import OPTIMIZERS
 from gristmill.training.checkpoints import Checkpoints
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer
 from gristmill.training.optimizers.blockwise import BLOCK, levels, quantise, restore, zeros
+from gristmill.training.optimizers.build import OWN
 from gristmill.training.parallel import World
 
 KINDS = ("muon", "adamw", "adam", "sgd", "adafactor", "lion", "adamw8bit")
@@ -211,7 +212,8 @@ def learned(kind: str, steps=120, rate=3e-3) -> float:
     model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.Tanh(), torch.nn.Linear(96, 64))
     for layer in (teacher[0], teacher[2]):
         torch.nn.init.normal_(layer.weight, 0, 0.2)
-    config = OptimizerConfig(kind=kind, learning_rate=rate, betas=[0.9, 0.99])
+    own = {"betas": [0.9, 0.99]} if kind in OWN["betas"] else {}
+    config = OptimizerConfig(kind=kind, learning_rate=rate, **own)
     optimizer = build_optimizer(model, config)
     for step in range(steps + 1):
         inputs = torch.randn(256 if step < steps else 4096, 64)

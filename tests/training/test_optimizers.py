@@ -139,7 +139,10 @@ def test_rates_of_embedding_and_head_are_theirs_alone(kind, rate):
     ({"head_learning_rate": -1.0}, "head_learning_rate"),
     ({"embedding_learning_rate": -1.0}, "embedding_learning_rate"),
     ({"betas": [0.9, 1.0]}, "betas"), ({"nesterov": True}, "nesterov"),
-    ({"kind": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov")])
+    ({"kind": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov"),
+    ({"kind": "adafactor", "momentum": 0.9}, "momentum: adafactor has none; it is for muon, sgd"),
+    ({"kind": "adafactor", "betas": [0.9, 0.95]}, "betas: adafactor"), ({"kind": "lion", "epsilon": 1e-6}, "epsilon"),
+    ({"kind": "sgd", "betas": [0.9, 0.95]}, "betas: sgd"), ({"kind": "adamw", "momentum": 0.9}, "momentum: adamw")])
 def test_what_cannot_be_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         OptimizerConfig(**wrong)

@@ -173,6 +173,18 @@ def test_objectives_with_their_own_rows_refuse_other_layouts(inputs, tmp_path):
             check_reading(stage.objective, stage.packing, stage.curriculum)
 
 
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"batch_warmup": BatchWarmup(start=8, tokens=400)}, "batch_warmup.start: must be less than the batch, 8"),
+    ({"micro_batch": 9}, "micro_batch: must be at most the batch, 8")])
+def test_sizes_that_do_nothing_are_refused(inputs, tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        recipe(**wrong)
+    with pytest.raises(ValueError, match="checkpoint_seconds: must not be negative"):
+        TrainingConfig(checkpoint_seconds=-1.0)
+    with pytest.raises(UserError, match="updates of 128 rows are no smaller than the full ones of 128"):
+        run(recipe(batch=None, batch_warmup=BatchWarmup(start=128, tokens=400)), inputs, tmp_path)
+
+
 def test_two_sayings_of_how_much_is_read_are_refused():
     with pytest.raises(ValueError, match=r"weights and curriculum\.mixtures both say"):
         recipe(mixture=Mixture(weights={"*": 1}), curriculum=Curriculum(mixtures=[MixturePoint(at=0)]))

@@ -13,10 +13,17 @@ KINDS = [("wsd", "linear"), ("wsd", "cosine"), ("wsd", "1-sqrt"), ("cosine", "li
 ENDING = [pair for pair in KINDS if pair[0] not in ("inverse_sqrt", "constant")]
 
 
+def scheduled(kind, warmup, decay, final):
+    """A schedule with those of these settings that its kind has."""
+    own = {"decay": decay} if kind[0] == "wsd" else {}
+    own |= {} if kind[0] == "constant" else {"final": final}
+    return ScheduleConfig(kind=kind[0], shape=kind[1], warmup=warmup, **own)
+
+
 @given(kind=st.sampled_from(KINDS), steps=st.integers(1, 500),
        warmup=st.floats(0, 0.3) | st.integers(1, 50), decay=st.floats(0, 1), final=st.floats(0, 1))
 def test_factors_stay_between_zero_and_one(kind, steps, warmup, decay, final):
-    config = ScheduleConfig(kind=kind[0], shape=kind[1], warmup=warmup, decay=decay, final=final)
+    config = scheduled(kind, warmup, decay, final)
     values = [factor(config, s, steps) for s in range(steps)]
     assert all(0 <= v <= 1 for v in values)
     peak = values.index(max(values))
@@ -32,7 +39,7 @@ def test_the_last_step_is_at_the_final_factor(kind, shape):
 @given(kind=st.sampled_from(KINDS), warmup=st.floats(0.01, 0.3), decay=st.floats(0.05, 1), final=st.floats(0, 1))
 def test_a_run_of_more_steps_follows_the_same_curve_without_jumps(kind, warmup, decay, final):
     """Twice as many steps come half as far each; 1-sqrt begins, and inverse_sqrt turns, steeply, hence the root."""
-    config = ScheduleConfig(kind=kind[0], shape=kind[1], warmup=warmup, decay=decay, final=final)
+    config = scheduled(kind, warmup, decay, final)
     steps = 4000
     values = [factor(config, s, steps) for s in range(steps)]
     bound = 1.01 / (warmup * steps) + 1.6 / (decay * steps) + (1 / (decay * steps)) ** 0.5 * (kind[1] == "1-sqrt")
@@ -67,9 +74,12 @@ def test_golden_shapes_of_the_decay(shape, quarter, half):
     assert [factor(config, s, 400) for s in (199, 249, 299, 399)] == pytest.approx([1, quarter, half, 0], abs=1e-7)
 
 
-def test_a_shape_is_for_wsd():
-    with pytest.raises(ValueError, match=r"shape.*wsd"):
-        ScheduleConfig(kind="linear", shape="1-sqrt")
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"kind": "linear", "shape": "1-sqrt"}, r"shape.*wsd"), ({"kind": "cosine", "decay": 0.2}, r"decay.*wsd"),
+    ({"kind": "constant", "final": 0.1}, r"final.*constant")])
+def test_settings_of_another_kind_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        ScheduleConfig(**wrong)
 
 
 def test_golden_decay_of_averaged_weights():

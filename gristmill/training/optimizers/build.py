@@ -39,6 +39,11 @@ class GroupRule:
                 "say what is to differ: learning_rate, weight_decay or both")
 
 
+_ADAPTING = ("muon", "adamw", "adam", "adamw8bit")
+OWN = {"momentum": ("muon", "sgd"), "betas": (*_ADAPTING, "lion"), "epsilon": _ADAPTING}
+"""Setting -> the kinds that have it; muon gives the last two to AdamW, for what is no matrix of a block."""
+
+
 @config
 class OptimizerConfig:
     """Which rule updates the weights."""
@@ -81,6 +86,9 @@ class OptimizerConfig:
         require(self.epsilon >= 0, "epsilon", "must not be negative")
         require(not self.nesterov or (self.kind == "sgd" and self.momentum > 0), "nesterov",
                 "is for sgd with momentum")
+        for name, kinds in OWN.items():
+            require(self.kind in kinds or getattr(self, name) == getattr(type(self), name), name,
+                    f"{self.kind} has none; it is for {', '.join(kinds)}")
         require(self.betas is None or (len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)), "betas",
                 "two numbers in [0, 1)")
 

@@ -13,6 +13,7 @@ from gristmill.objectives.causal_lm import CausalLM
 from gristmill.training.accumulate import Accumulation
 from gristmill.training.micro_batch import MicroBatch
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer, muon
+from gristmill.training.optimizers.build import OWN
 from gristmill.training.parallel import Layout, World
 from gristmill.training.parallel.apply import parallelise
 from gristmill.training.parallel.gradients import clip, total_norm
@@ -26,7 +27,8 @@ def trained(model: nn.Module, passes: Any, world: World, kind: str, micro: int, 
             config: Any = None) -> list[float]:
     """Losses, each over all processes, of updates with clipping."""
     objective = CausalLM()
-    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, learning_rate=3e-3, momentum=0.9))  # type: ignore[arg-type]
+    own = {"momentum": 0.9} if kind in OWN["momentum"] else {}
+    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, learning_rate=3e-3, **own))  # type: ignore[arg-type]
     losses = []
     for step in range(steps):
         data = rows(config or tiny(), 8, seed=step % 2)
