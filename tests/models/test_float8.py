@@ -8,15 +8,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 from gristmill.models import Decoder, DecoderConfig
 from gristmill.models.config import MoEConfig
+from gristmill.models.layers import float8
 from gristmill.models.layers.float8 import (
     BACKWARD,
     FORWARD,
     Float8Linear,
     float8_linears,
     float8_problem,
+    hardware_product,
     product,
     quantise,
 )
@@ -56,9 +60,8 @@ def test_zeros_stay_zero():
 def test_the_imitation_gives_what_the_product_of_the_library_gives(kinds):
     torch.manual_seed(0)
     (a, scale_a), (b, scale_b) = quantise(torch.randn(32, 64), kinds[0]), quantise(torch.randn(64, 48), kinds[1])
-    whole = F.ScalingType.TensorWise
     try:
-        expected = F.scaled_mm(a, b.t().contiguous().t(), scale_a, whole, scale_b, whole, output_dtype=torch.float32)
+        expected = hardware_product(a, scale_a, b, scale_b, torch.float32)
     except RuntimeError as error:
         pytest.skip(f"no float8 products on this CPU: {error}")
     torch.testing.assert_close(product(a, scale_a, b, scale_b, torch.float32), expected, rtol=1e-5, atol=1e-4)
@@ -106,6 +109,32 @@ def test_gradients_are_those_of_the_rounded_layer():
         results.append((out.detach(), x.grad, layer.weight.grad))
     for true, found in zip(*results, strict=True):
         torch.testing.assert_close(found, true, rtol=1e-6, atol=1e-6)
+
+
+def test_what_the_hardware_multiplies_compiles_in_one_graph_both_ways(monkeypatch):
+    layer, graphs = Float8Linear(64, 32, bias=False), []
+    x = torch.randn(2, 32, 64, requires_grad=True)
+    slopes = torch.randn(2, 32, 32)
+    try:
+        hardware_product(*quantise(slopes[0], BACKWARD), *quantise(x[0].detach(), FORWARD), torch.float32)
+    except RuntimeError as error:
+        pytest.skip(f"no float8 products on this CPU: {error}")
+    expected = layer(x)
+    wanted = torch.autograd.grad(expected, (x, layer.weight), slopes)
+    monkeypatch.setattr(float8, "product", hardware_product)
+
+    def backend(graph, inputs):
+        def made(graph, inputs):
+            graphs.append([node.target for node in graph.graph.nodes])
+            return make_boxed_func(graph.forward)
+
+        return aot_autograd(fw_compiler=made)(graph, inputs)
+
+    found = torch.compile(layer, backend=backend, fullgraph=True)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for gradient, true in zip(torch.autograd.grad(found, (x, layer.weight), slopes), wanted, strict=True):
+        torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-4)
+    assert [graph.count(torch.ops.aten._scaled_mm.default) for graph in graphs] == [1, 2]
 
 
 def test_in_autocast_it_computes_and_returns_its_type():

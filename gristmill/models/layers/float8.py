@@ -7,7 +7,6 @@ gradients, which need the range. Sums are fp32 inside the product.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.core.errors import UserError
@@ -37,10 +36,17 @@ def product(a: Tensor, scale_a: Tensor, b: Tensor, scale_b: Tensor, dtype: torch
     """
     if not a.is_cuda:
         return ((a.float() * scale_a) @ (b.float() * scale_b)).to(dtype)
-    # The hardware wants rows of the one and columns of the other in one piece.
-    whole = F.ScalingType.TensorWise
-    return F.scaled_mm(a.contiguous(), b.t().contiguous().t(), scale_a, whole, scale_b, whole, output_dtype=dtype,
-                       use_fast_accum=fast)
+    return hardware_product(a, scale_a, b, scale_b, dtype, fast)
+
+
+def hardware_product(a: Tensor, scale_a: Tensor, b: Tensor, scale_b: Tensor, dtype: torch.dtype,
+                     fast: bool = False) -> Tensor:
+    """As `product`, by the hardware, which wants rows of the one and columns of the other in one piece.
+
+    Not by `F.scaled_mm`: torch 2.11 cannot compile what that calls.
+    """
+    return torch._scaled_mm(a.contiguous(), b.t().contiguous().t(), scale_a, scale_b, out_dtype=dtype,
+                            use_fast_accum=fast)
 
 
 class _Linear(torch.autograd.Function):
