@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import torch
 
+from gristmill.core.compiler import compiler_problem
 from gristmill.core.errors import MachineError
 from gristmill.core.stage import Runtime
 from gristmill.models.body import Body
 from gristmill.models.decoder import Decoder
-from gristmill.training.device import compiler_problem
 
 BREAK_EVEN_SECONDS = 180.0
 """Training shorter than this is faster without: a cold compile of one block costs about 15 s and saves a twelfth to a

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import mmap
 import os
-import shutil
-import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,22 +119,3 @@ def _use_large_pages(libc: ctypes.CDLL) -> bool:
     marked = libc.madvise(first, size - LARGE_PAGE, mmap.MADV_HUGEPAGE)
     libc.free(at)
     return marked == 0
-
-
-def compiler_problem(gpu: bool = False) -> str | None:
-    """Why torch.compile cannot work here, or None if it can. gpu: for a GPU, for which Triton compiles; its launchers
-    are C, and are built against Python."""
-    if sys.platform == "win32":
-        return "torch.compile needs Linux or macOS"
-    if gpu:
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is missing (pip install triton)"
-        variable, names = "CC", ("gcc", "clang")
-    else:
-        variable, names = "CXX", ("g++", "clang++")
-    compiler = os.environ.get(variable) or next((name for name in names if shutil.which(name)), None)
-    if compiler is None or shutil.which(compiler) is None:
-        return f"no {'C' if gpu else 'C++'} compiler (install {names[0]})"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        return "the Python headers are missing (install python3-dev)"
-    return None

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.core.compiler import compiler_problem
 from gristmill.models import decoder
 from gristmill.models.layers import attention as module
 from gristmill.models.layers import cpu_attention as kernel
 from gristmill.models.layers.attention import attention, blocked, reference
 from gristmill.models.layers.masks import CAUSAL, FULL, Pattern
 from gristmill.models.layers.rotary import Rotary, rotate
-from gristmill.training.device import compiler_problem
 from tests.models.random_models import random_decoder
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="this machine cannot run it")

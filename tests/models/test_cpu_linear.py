@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gristmill.core import native
+from gristmill.core.compiler import compiler_problem
 from gristmill.models.layers import cpu_linear as kernel
 from gristmill.models.layers.linear import joined_linear, one_linear
 from gristmill.models.layers.mlp import GatedMLP
 from gristmill.objectives import CausalLM
 from gristmill.training.activation_checkpointing import checkpoint_activations
-from gristmill.training.device import compiler_problem
 from tests.models.random_models import random_decoder
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="this machine cannot run it")

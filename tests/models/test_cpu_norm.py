@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gristmill.core import native
+from gristmill.core.compiler import compiler_problem
 from gristmill.models.decoder import Block
 from gristmill.models.layers import cpu_norm as kernel
 from gristmill.models.layers.norms import Parts, RMSNorm, add_norm_for_products, norm_for_products
-from gristmill.training.device import compiler_problem
 from tests.models.random_models import random_decoder
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="this machine cannot run it")

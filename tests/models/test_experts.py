@@ -216,7 +216,7 @@ def test_routing_is_in_full_precision_under_autocast():
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.verify),
                                    pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_compiled_layer_computes_the_same(dtype, tmp_path, monkeypatch):
-    from gristmill.training.device import compiler_problem
+    from gristmill.core.compiler import compiler_problem
 
     if compiler_problem():
         pytest.skip(str(compiler_problem()))

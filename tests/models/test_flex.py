@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gristmill.core.compiler import compiler_problem
 from gristmill.models.layers.attention import reference
 from gristmill.models.layers.flex import flex
 from gristmill.models.layers.masks import Pattern
-from gristmill.training.device import compiler_problem
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gristmill.core.compiler import compiler_problem
 from gristmill.objectives import cpu_head
 from gristmill.objectives.cross_entropy import (
     IGNORED,
@@ -16,7 +17,6 @@ from gristmill.objectives.cross_entropy import (
     output_loss,
     sequence_log_probabilities,
 )
-from gristmill.training.device import compiler_problem
 
 BF16 = torch.empty(1, 1, dtype=torch.bfloat16)
 

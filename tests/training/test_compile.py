@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gristmill.core import compiler
 from gristmill.core.errors import MachineError
 from gristmill.core.files import read_json
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.models import Decoder
 from gristmill.objectives import CausalLM
-from gristmill.training import device, pretrain
+from gristmill.training import pretrain
 from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile
 from gristmill.training.device import Compute
 from gristmill.training.loop import Trainer
@@ -32,9 +33,9 @@ def present(monkeypatch, tmp_path):
     tools = {"g++", "gcc", "triton"}
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(device.shutil, "which", lambda name: name if name in tools else None)
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: name if name in tools else None)
-    monkeypatch.setattr(device.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: name if name in tools else None)
+    monkeypatch.setattr(compiler.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     return tools
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gristmill.core.compiler import compiler_problem
 from gristmill.models.layers.masks import CAUSAL, Pattern
 
 SHORTEST = 1024
@@ -16,7 +16,7 @@ SHORTEST = 1024
 SHARE = 4
 """Least number of times that the keys of a row exceed those that a query sees."""
 HEAD_SIZES = (16, 32, 64, 128, 256)
-HAS_COMPILER = importlib.util.find_spec("triton") is not None
+HAS_COMPILER = compiler_problem(gpu=True) is None
 """Looked up once: inside of a compiled block the search itself would be traced."""
 
 
