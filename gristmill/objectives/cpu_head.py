@@ -11,21 +11,23 @@ from torch import Tensor
 from gristmill.core import native
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+FROM = torch.float32, torch.bfloat16
+"""What the head may be."""
 UNIT = 32
 """Both sides of a head are multiples of this where its products are made here too."""
 
 
 def takes(hidden: Tensor, head: Tensor) -> bool:
-    """Whether logits of these are bf16 on a CPU that has the instructions; compiles the code at the first call."""
-    return (hidden.device.type == "cpu" and hidden.dtype == head.dtype == torch.bfloat16
-            and type(hidden) is type(head) is Tensor and native.library(SOURCE) is not None)
+    """Whether logits of these are bf16, as the head is cast to it, on a CPU that has the instructions; compiles the
+    code at the first call."""
+    return (hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and type(hidden) is Tensor
+            and head.dtype in FROM and type(head) in (Tensor, torch.nn.Parameter)
+            and native.library(SOURCE) is not None)
 
 
 def takes_whole(hidden: Tensor, head: Tensor) -> bool:
     """Whether the products are made here as well; the head may then be fp32."""
-    return (hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and type(hidden) is Tensor
-            and head.dtype in (torch.float32, torch.bfloat16) and type(head) in (Tensor, torch.nn.Parameter)
-            and all(side % UNIT == 0 for side in head.shape) and native.library(SOURCE) is not None)
+    return all(side % UNIT == 0 for side in head.shape) and takes(hidden, head)
 
 
 def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, *, of_hidden: bool,

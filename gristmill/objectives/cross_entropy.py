@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.objectives import cpu_head
+from gristmill.objectives import cpu_head, gpu_head
 from gristmill.objectives.base import IGNORED as IGNORED
 from gristmill.objectives.known_targets import counted_rows, known_of
 
@@ -36,7 +36,8 @@ class HeadLoss(NamedTuple):
 
 
 class HeadCall(NamedTuple):
-    """What a head was given: the states (tokens, dim) of the targets that are not ignored, and its own numbers."""
+    """What a head was given: the states (tokens, dim) of the targets that are not ignored, and its own numbers, which
+    may be of another type than the states."""
 
     states: Tensor
     head: Tensor
@@ -66,6 +67,8 @@ class Options(NamedTuple):
     z_loss: float
     soft_cap: float | None
     chunk: int
+    fused: bool = False
+    """Whether `gpu_head` does the work between the matrix products."""
 
     @property
     def plain(self) -> bool:
@@ -118,6 +121,9 @@ def head_loss(
     cast = torch.is_autocast_enabled(hidden.device.type)
     if cast:
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    if gpu_head.takes(hidden, head):  # the same size whatever counts: what is compiled for it is met again
+        options = options._replace(
+            chunk=chunk or gpu_head.chunk_of(len(hidden), len(head), hidden.dtype), fused=True)
     compiling = torch.compiler.is_compiling()
     weights, known = None, None if compiling else known_of(targets)
     if compiling or (known is not None and known.weighed):  # no shape may hang on the data: ignored rows are zeroed
@@ -127,11 +133,9 @@ def head_loss(
         rows = counted_rows(targets) if known is None else known.rows
         if rows is not None:
             hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
-    if cast and not _whole(hidden, head, bias, weights, options):
-        head = head.to(hidden.dtype)
     noted = None if compiling else _calls.get()
     if noted is not None:
-        noted.append(HeadCall(hidden, head.to(hidden.dtype), bias, soft_cap))
+        noted.append(HeadCall(hidden, head, bias, soft_cap))
     if (chunk is None and not _whole(hidden, head, bias, weights, options)
             and _in_place(hidden, head, bias, weights, options)):
         options = options._replace(chunk=max(CHUNK, LOGITS // head.shape[0]))
@@ -198,7 +202,12 @@ def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | 
     if _whole(hidden, head, bias, weights, options):
         totals.add_rows(*cpu_head.head_loss(hidden, head, targets, options.chunk, of_hidden=False, of_head=False)[:2])
         return totals.finished(options)
-    if _in_place(hidden, head, bias, weights, options):
+    in_place, head = _in_place(hidden, head, bias, weights, options), head.to(hidden.dtype)
+    if options.fused:
+        for _ in _fused(hidden, head, targets, bias, weights, options, totals, slopes=False):
+            pass
+        return totals.finished(options)
+    if in_place:
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
             totals.add_rows(*cpu_head.head_rows(F.linear(hidden[part], head), targets[part], slopes=False))
@@ -213,6 +222,29 @@ def _forward_only(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | 
         else:
             totals.add(logits, logits.log_softmax(-1), wanted, rows, options)
     return totals.finished(options)
+
+
+def _fused(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None, options: Options,
+           totals: _Totals, slopes: bool) -> Iterator[tuple[slice, Tensor]]:
+    """Chunk by chunk: add to `totals`, and give what of the tokens it was and the logits (tokens, vocab), which the
+    gradient by them has taken the place of where `slopes`; the next chunk overwrites it.
+
+    The last chunk is as long as the others, so that nothing is compiled for it; its end is left out.
+    """
+    room = hidden.new_empty(options.chunk, head.shape[0])
+    for start in range(0, hidden.shape[0], options.chunk):
+        part = slice(start, start + options.chunk)
+        states = hidden[part]
+        filled = slice(len(states))
+        torch.mm(states, head.t(), out=room[filled])
+        wanted, of_rows = (None if rows is None else F.pad(rows[part], (0, options.chunk - len(states)))
+                           for rows in (targets, weights))
+        found = gpu_head.compiled_rows()(
+            room, wanted, of_rows, bias, label_smoothing=options.label_smoothing, z_loss=options.z_loss,
+            soft_cap=options.soft_cap, slopes=slopes)
+        totals.add_rows(*(None if rows is None else rows[filled] for rows in found),
+                        weights=None if of_rows is None else of_rows[filled])
+        yield part, room[filled]
 
 
 class _Totals:
@@ -239,10 +271,13 @@ class _Totals:
         self.z_squares += (squares if weights is None else squares * weights).sum()
         return log_z
 
-    def add_rows(self, losses: Tensor, hits: Tensor) -> None:
-        """Add a chunk whose losses and hits, each (tokens,), are known."""
-        self.cross_entropy += losses.sum()
-        self.correct += hits.sum()
+    def add_rows(self, losses: Tensor, hits: Tensor, spread: Tensor | None = None, z_squares: Tensor | None = None,
+                 weights: Tensor | None = None) -> None:
+        """Add a chunk of which everything, each (tokens,), is known: see `gpu_head.Rows`."""
+        self.correct += (hits if weights is None else hits & (weights > 0)).sum()
+        for total, rows in ((self.cross_entropy, losses), (self.smoothed, spread), (self.z_squares, z_squares)):
+            if rows is not None:
+                total += (rows if weights is None else rows * weights).sum()
 
     def finished(self, options: Options) -> HeadLoss:
         total = self.cross_entropy
@@ -266,28 +301,36 @@ class _HeadLoss(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if to_hidden else None
         head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if to_head else None
         bias_gradient = torch.zeros(head.shape[0], dtype=torch.float32, device=head.device) if to_bias else None
-        in_place = _in_place(hidden, head, bias, weights, options)
+        in_place, near = _in_place(hidden, head, bias, weights, options), head.to(hidden.dtype)
+        chunks = (_fused if options.fused else _HeadLoss._chunks)(
+            hidden, near, targets, bias, weights, options, totals, in_place or options.fused)
+        for part, slope in chunks:
+            if bias_gradient is not None:
+                bias_gradient += slope.sum(0, dtype=torch.float32)
+            slope = slope.to(hidden.dtype)
+            if hidden_gradient is not None:
+                hidden_gradient[part] = slope @ near
+            if head_gradient is not None:
+                head_gradient = gpu_head.add_product(head_gradient, slope.t(), hidden[part])
+        return _HeadLoss._found(ctx, totals.finished(options), (hidden, head, bias),
+                                (hidden_gradient, head_gradient, bias_gradient))
+
+    @staticmethod
+    def _chunks(hidden, head, targets, bias, weights, options, totals, in_place):  # type: ignore[no-untyped-def]
+        """As `_fused`, where nothing is; the gradients are fp32 unless they are made in place."""
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
-            states, wanted, rows = hidden[part], targets[part], None if weights is None else weights[part]
+            wanted, rows = targets[part], None if weights is None else weights[part]
             if in_place:
-                slope = F.linear(states, head)
+                slope = F.linear(hidden[part], head)
                 totals.add_rows(*cpu_head.head_rows(slope, wanted, slopes=True))
             else:
-                logits = logits_of(states, head, bias, options.soft_cap)
+                logits = logits_of(hidden[part], head, bias, options.soft_cap)
                 totals.correct += _hits(logits, wanted, rows)
                 logs = torch.log_softmax(logits, dim=-1)
                 log_z = totals.add(logits, logs, wanted, rows, options)
                 slope = _slope(logits, logs, log_z, wanted, rows, options)
-                if bias_gradient is not None:
-                    bias_gradient += slope.sum(0)
-                slope = slope.to(hidden.dtype)
-            if hidden_gradient is not None:
-                hidden_gradient[part] = slope @ head
-            if head_gradient is not None:
-                head_gradient += slope.t() @ states
-        return _HeadLoss._found(ctx, totals.finished(options), (hidden, head, bias),
-                                (hidden_gradient, head_gradient, bias_gradient))
+            yield part, slope
 
     @staticmethod
     def _found(ctx, found, inputs, gradients):  # type: ignore[no-untyped-def]
@@ -298,9 +341,15 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, total_gradient, *_):  # type: ignore[no-untyped-def]
-        hidden, head, bias = (None if saved is None else saved * total_gradient.to(saved.dtype)
-                              for saved in ctx.saved_tensors)
+        hidden, head, bias = (None if saved is None else scaled(saved, total_gradient) for saved in ctx.saved_tensors)
         return hidden, head, None, bias, None, None
+
+
+def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """gradient * factor (0-d) in the gradient's type; by way of fp32 where a loss scale may leave its range."""
+    if gradient.dtype == torch.float16:
+        return (gradient.float() * factor).to(torch.float16)
+    return gradient * factor.to(gradient.dtype)
 
 
 def _slope(logits: Tensor, logs: Tensor, log_z: Tensor | None, wanted: Tensor, weights: Tensor | None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gristmill.core.errors import InternalError
 from gristmill.objectives.base import Batch, LossTerms, Objective
-from gristmill.objectives.cross_entropy import CHUNK, HeadCall, head_calls, logits_of
+from gristmill.objectives.cross_entropy import CHUNK, HeadCall, head_calls, logits_of, scaled
 
 
 def symmetric_divergence(first: HeadCall, second: HeadCall, chunk: int = CHUNK) -> Tensor:
@@ -29,9 +29,10 @@ class _Divergence(torch.autograd.Function):
         of_states = torch.empty_like(first), torch.empty_like(second)
         of_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
         of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        near = head.to(first.dtype)
         for start in range(0, first.shape[0], chunk):
             part = slice(start, start + chunk)
-            logits = [logits_of(states[part], head, bias, soft_cap) for states in (first, second)]
+            logits = [logits_of(states[part], near, bias, soft_cap) for states in (first, second)]
             logs = [one.log_softmax(-1) for one in logits]
             p, q = logs[0].exp(), logs[1].exp()
             gap = logs[0] - logs[1]
@@ -46,15 +47,14 @@ class _Divergence(torch.autograd.Function):
                 if of_bias is not None:
                     of_bias += slope.sum(0)
                 slope = slope.to(states.dtype)
-                gradient[part] = slope @ head
+                gradient[part] = slope @ near
                 of_head += slope.t() @ states[part]
         ctx.save_for_backward(*of_states, of_head.to(head.dtype), None if of_bias is None else of_bias.to(bias.dtype))
         return total
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        first, second, head, bias = (None if saved is None else saved * gradient.to(saved.dtype)
-                                     for saved in ctx.saved_tensors)
+        first, second, head, bias = (None if saved is None else scaled(saved, gradient) for saved in ctx.saved_tensors)
         return first, second, head, bias, None, None
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from gristmill.objectives.cross_entropy import CHUNK, IGNORED, HeadLoss, Options, logits_of
+from gristmill.objectives.cross_entropy import CHUNK, IGNORED, HeadLoss, Options, logits_of, scaled
 
 
 class VocabularyLoss:
@@ -35,8 +35,7 @@ class VocabularyLoss:
         hidden, weight = hidden.to_local(grad_placements=[Partial()]), head.to_local()
         own_bias = bias.to_local() if isinstance(bias, DTensor) else None
         if torch.is_autocast_enabled(hidden.device.type):
-            dtype = torch.get_autocast_dtype(hidden.device.type)
-            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         kept = targets != IGNORED
         if not bool(kept.all()):
             hidden, targets = hidden[kept], targets[kept]
@@ -55,9 +54,10 @@ class _Loss(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if to_hidden else None
         head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if to_head else None
         bias_gradient = torch.zeros(head.shape[0], dtype=torch.float32, device=head.device) if to_bias else None
+        near = head.to(hidden.dtype)
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
-            logits = logits_of(hidden[part], head, bias, options.soft_cap)
+            logits = logits_of(hidden[part], near, bias, options.soft_cap)
             found = _Chunk(logits, targets[part], over)
             correct += found.correct
             sums += found.sums(vocabulary)
@@ -68,7 +68,7 @@ class _Loss(torch.autograd.Function):
                 bias_gradient += slope.sum(0)
             slope = slope.to(hidden.dtype)
             if hidden_gradient is not None:
-                hidden_gradient[part] = slope @ head
+                hidden_gradient[part] = slope @ near
             if head_gradient is not None:
                 head_gradient += slope.t() @ hidden[part]
         ctx.save_for_backward(hidden_gradient, None if head_gradient is None else head_gradient.to(head.dtype),
@@ -82,8 +82,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, total_gradient, *_):  # type: ignore[no-untyped-def]
-        hidden, head, bias = (None if saved is None else saved * total_gradient.to(saved.dtype)
-                              for saved in ctx.saved_tensors)
+        hidden, head, bias = (None if saved is None else scaled(saved, total_gradient) for saved in ctx.saved_tensors)
         return hidden, head, None, bias, None, None
 
 
