@@ -151,7 +151,7 @@ def with_reference(pairs: Sequence[Preference], model: Any, compute: Compute) ->
     values: list[float] = []
     for start in range(0, len(bare), 32):
         batch = {n: t.to(compute.device) for n, t in collate(bare[start : start + 32]).items()}
-        with eager(), compute.autocast():
+        with eager(model), compute.autocast():
             values += reference_log_probabilities(model, batch).tolist()
     rows = [Row(r.ids, r.prompt, v) for r, v in zip(bare, values, strict=True)]
     return list(zip(rows[0::2], rows[1::2], strict=True))
@@ -181,7 +181,7 @@ class HeldOut:
         for start in range(0, len(self.pairs), 16):
             rows = [row for pair in self.pairs[start : start + 16] for row in pair]
             batch = {n: t.to(self.compute.device) for n, t in collate(rows).items()}
-            with eager(), self.compute.autocast():
+            with eager(model), self.compute.autocast():
                 terms = self.objective.terms(model, batch)
             values = {"preference_loss": terms.sums["loss"], **{k: v for k, (v, _) in terms.metrics.items()}}
             for name, value in values.items():

@@ -242,8 +242,8 @@ def _fused(hidden: Tensor, head: Tensor, targets: Tensor, bias: Tensor | None, w
         found = gpu_head.compiled_rows()(
             room, wanted, of_rows, bias, label_smoothing=options.label_smoothing, z_loss=options.z_loss,
             soft_cap=options.soft_cap, slopes=slopes)
-        totals.add_rows(*(None if rows is None else rows[filled] for rows in found),
-                        weights=None if of_rows is None else of_rows[filled])
+        totals.add_rows(found.losses[filled], found.hits[filled], *(
+            None if rows is None else rows[filled] for rows in (found.spread, found.z_squares, of_rows)))
         yield part, room[filled]
 
 

@@ -38,8 +38,8 @@ def takes(hidden: Tensor, head: Tensor) -> bool:
 
 
 def chunk_of(tokens: int, vocab: int, dtype: torch.dtype) -> int:
-    """How many tokens' logits exist at one time."""
-    return max(1, min(tokens, TOKENS, BYTES // (vocab * dtype.itemsize)))
+    """How many tokens' logits exist at one time; of few sizes, as each is compiled."""
+    return max(1, min(1 << (tokens - 1).bit_length(), TOKENS, BYTES // (vocab * dtype.itemsize)))
 
 
 def rows(logits: Tensor, wanted: Tensor, weights: Tensor | None, bias: Tensor | None, *, label_smoothing: float,

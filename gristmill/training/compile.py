@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from gristmill.core.compiler import compiler_problem
 from gristmill.core.errors import MachineError
@@ -67,6 +68,17 @@ def compiler_told(compiled: bool, where: str) -> Iterator[None]:
                            fix="go on with --compile never: slower steps, the same training") from error
 
 
-def eager():  # type: ignore[no-untyped-def]
-    """A context in which compiled modules run as written: evaluation would otherwise compile new shapes."""
-    return torch.compiler.set_stance("force_eager")
+@contextlib.contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """A context in which the compiled modules of `model` run as written: evaluation would otherwise compile new shapes.
+
+    Kernels that are compiled by themselves stay so: flex attention as written would make all scores.
+    """
+    compiled = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call

@@ -67,7 +67,7 @@ def find(model: nn.Module, loss: Callable[[Batch], Tensor], window: Sequence[Bat
     broken = [name for name, parameter in model.named_parameters() if not _finite(parameter)]
     if broken and alone:
         return Finding(weights=broken)
-    with eager():
+    with eager(model):
         begin()
         found: Finding | None = None
         for number, batch in enumerate(window):

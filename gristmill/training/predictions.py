@@ -45,7 +45,7 @@ def trace_predictions(model: Any, tokenizer: Tokenizer, objective: Pretraining,
     """The five likeliest tokens after each prompt beside the true one (`rest` is what the model sees behind it); of
     decoders also greedy continuations of the first few."""
     rows, texts = [], []
-    with eager():
+    with eager(model):
         for number, prompt in enumerate(prompts):
             logs, true = objective.guess(model, tokenizer, prompt.text, prompt.true)
             top = logs[: tokenizer.vocab_size].topk(5)  # a model may have room for more than the tokenizer knows

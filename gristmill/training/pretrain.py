@@ -191,7 +191,9 @@ class Pretrain:
         trainer.evaluate = HeldOut(
             task.held_out(held_out, tokenizer, context=length, batch=batch, limit_tokens=self.validation_tokens,
                           seed=derive_seed(seed, "held out")),
-            task, loss, tokenizer, compute, self.prompts, trainer.passes, world)
+            task, loss, tokenizer, compute, self.prompts, trainer.passes, world,
+            # On a CPU memory is not short, and the last bits of the sums stay what they were.
+            None if compute.device.type == "cpu" else batches.micro_batch)
         result = trainer.fit()
         trained = trainer.whole()
         if trained is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ Score = Callable[[Mapping[str, Any]], tuple[Sums, Metrics]]
 @torch.no_grad()
 def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Compute,
              objective: Objective | None = None, *, score: Score | None = None,
-             world: World | None = None) -> dict[str, float]:
+             world: World | None = None, rows: int | None = None) -> dict[str, float]:
     """Mean loss (nats a target) over `batches`, the share of targets that were the likeliest token (`accuracy`), the
     number of targets (`tokens`), and the mean of every further term under its name.
 
     objective: default causal LM. world: the rows of every batch are dealt to its data ranks, and whole ones to the
     processes that share rows in training. score: what gives the sums of a batch instead of the model, where this
-    process holds only a part of it.
+    process holds only a part of it. rows: of a batch that a process runs at once, default all; the same sums up to
+    rounding.
     """
     objective = objective or CausalLM()
     readers = (0, 1) if world is None else (world.data_rank, world.data_size)
@@ -43,10 +44,12 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] = counts.get(name, 0) + count
-        with eager():
-            found, metrics = score(dict(batch) if world is None else _share(batch, *readers))
-        for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
-            sums[name] = sums.get(name, 0.0) + value.double()
+        mine = dict(batch) if world is None else _share(batch, *readers)
+        for part in [mine] if rows is None else _parts(mine, rows, -(-len(batch["input_ids"]) // readers[1])):
+            with eager(model):
+                found, metrics = score(part)
+            for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
+                sums[name] = sums.get(name, 0.0) + value.double()
     if world is not None and world.size > 1 and sums:
         together = world.sum(torch.stack([value.to(world.device) for value in sums.values()]), "updates")
         sums = dict(zip(sums, together, strict=True))
@@ -70,6 +73,13 @@ def _share(batch: Mapping[str, Any], reader: int, readers: int) -> dict[str, Any
     edges = [rows * at // readers for at in (reader, reader + 1)]
     return {name: tensor[slice(*edges)] for name, tensor in batch.items()} if edges[0] < edges[1] else dict(
         nothing(batch))
+
+
+def _parts(batch: Mapping[str, Any], rows: int, largest: int) -> Iterator[dict[str, Any]]:
+    """A reader's batch, `rows` or fewer at a time; as many parts for all readers, the `largest` of whose shares is
+    known: they may wait for each other."""
+    parts = max(1, -(-largest // rows))
+    return (_share(batch, at, parts) for at in range(parts))
 
 
 def validate_text(model: nn.Module, shards: TokenShards, context: int, batch: int, tokens: int,
