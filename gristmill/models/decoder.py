@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from gristmill.core.errors import UserError
 from gristmill.models.body import Body
 from gristmill.models.config import DecoderConfig
 from gristmill.models.config.decoder import VALUE_GATE
+from gristmill.models.layers import flex
 from gristmill.models.layers.attention import attention
 from gristmill.models.layers.cpu_attention import joined_attention, takes_joined
 from gristmill.models.layers.linear import joined_linear, one_linear, plain, side_by_side
@@ -61,9 +62,10 @@ class Attention(nn.Module):
 
     def forward(
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
-        cache: Cache | None = None, input_ids: Tensor | None = None,
+        cache: Cache | None = None, input_ids: Tensor | None = None, mask: Any = None,
     ) -> Tensor:
-        """x (batch, time, dim) -> (batch, time, dim); input_ids (batch, time) for value embeddings."""
+        """x (batch, time, dim) -> (batch, time, dim); input_ids (batch, time) for value embeddings; mask:
+        see `attention`."""
         projections = self.query, self.key, self.value
         if cache is None and prefix is None and self._simple and all(map(plain, projections)):
             joined = side_by_side(x, *projections)
@@ -83,7 +85,8 @@ class Attention(nn.Module):
             q, k = rotate(q, *angles), rotate(k, *angles)
         if cache is None:
             mixed = self.mix(q, k, v, document_ids, pattern=self.pattern, prefix=prefix,
-                             dropout=self.dropout if self.training else 0.0)
+                             dropout=self.dropout if self.training else 0.0,
+                             **{} if mask is None else {"mask": mask})
         else:
             mixed = cache.attend(self.layer, q, k, v, self.pattern)
         return one_linear(mixed.transpose(1, 2).flatten(2), self.output)
@@ -125,13 +128,13 @@ class Block(nn.Module):
 
     def forward(
         self, x: Stream, angles: Angles | None, document_ids: Tensor | None = None, prefix: Tensor | None = None,
-        cache: Cache | None = None, input_ids: Tensor | None = None,
+        cache: Cache | None = None, input_ids: Tensor | None = None, mask: Any = None,
     ) -> Stream:
         """x (batch, time, dim) -> the same; of parts, where `takes_parts` says so, parts."""
         if isinstance(x, Parts):
             total, normed = add_norm_for_products(self.attention_norm, *x)
-            return self._after(total, normed, angles, document_ids, prefix, cache, input_ids)
-        found = self._whole(x, angles, document_ids, prefix, cache, input_ids)
+            return self._after(total, normed, angles, document_ids, prefix, cache, input_ids, mask)
+        found = self._whole(x, angles, document_ids, prefix, cache, input_ids, mask)
         return x + self._for_some_rows(found - x) if self.skipped and self.training else found
 
     def takes_parts(self, x: Tensor) -> bool:
@@ -141,23 +144,23 @@ class Block(nn.Module):
 
     def _whole(
         self, x: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None, cache: Cache | None,
-        input_ids: Tensor | None,
+        input_ids: Tensor | None, mask: Any,
     ) -> Tensor:
         if self.mlp_norm is None:
             dense = not isinstance(self.mlp, MoE)  # routers read fp32
             normed = norm_for_products(self.attention_norm, x) if dense else self.attention_norm(x)
-            mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids)
+            mixed = self.attention(normed, angles, document_ids, prefix, cache, input_ids, mask=mask)
             return x + self._dropped(mixed + self._fed(normed, document_ids))
         normed = norm_for_products(self.attention_norm, x)
-        return self._after(x, normed, angles, document_ids, prefix, cache, input_ids).sum()
+        return self._after(x, normed, angles, document_ids, prefix, cache, input_ids, mask).sum()
 
     def _after(
         self, x: Tensor, normed: Tensor, angles: Angles | None, document_ids: Tensor | None, prefix: Tensor | None,
-        cache: Cache | None, input_ids: Tensor | None,
+        cache: Cache | None, input_ids: Tensor | None, mask: Any,
     ) -> Parts:
         """From the stream and its first norm on, up to what is added to it."""
         assert self.mlp_norm is not None, "both at once from one norm"
-        mixed = self._dropped(self.attention(normed, angles, document_ids, prefix, cache, input_ids))
+        mixed = self._dropped(self.attention(normed, angles, document_ids, prefix, cache, input_ids, mask=mask))
         if isinstance(self.mlp, MoE):
             x = x + mixed
             normed = self.mlp_norm(x)
@@ -269,14 +272,27 @@ class Decoder(Body):
         """All blocks that are here; x (batch, time, dim) -> the same shape."""
         angles = None if self.rotary is None else self.rotary(position_ids)
         rest = angles, document_ids, prefix, cache, input_ids if self.config.value_embeddings else None
+        masked = self._masks(input_ids, document_ids, prefix) if cache is None else {}
+
+        def masks(block: Any) -> dict[str, Any]:
+            return {"mask": masked[block.attention.pattern]} if block.attention.pattern in masked else {}
+
         if len(self.blocks) > 1 and all(block.takes_parts(x) for block in self.blocks):  # type: ignore[operator, union-attr]
-            parts = Parts(x, torch.zeros_like(x, dtype=torch.bfloat16))  # as all blocks get: they are compiled once
+            # As all blocks get, with or without a gradient: they are compiled once.
+            parts = Parts(x, torch.zeros_like(x, dtype=torch.bfloat16, requires_grad=x.requires_grad))
             for block in self.blocks:
-                parts = block(parts, *rest)
+                parts = block(parts, *rest, **masks(block))
             return parts.sum()
         for block in self.blocks:
-            x = block(x, *rest)
+            x = block(x, *rest, **masks(block))
         return x
+
+    def _masks(self, input_ids: Tensor, document_ids: Tensor | None, prefix: Tensor | None) -> dict[Pattern, Any]:
+        """Of the layers whose attention is ours, over whole rows, and drops nothing."""
+        layers: list[Any] = [block.attention for block in self.blocks]
+        patterns = [layer.pattern for layer in layers
+                    if layer.mix is attention and not (layer.dropout and layer.training)]
+        return flex.layer_masks(patterns, input_ids, self.config.head_dim, document_ids, prefix)
 
     def leave(self, x: Tensor) -> Tensor:
         """What the last block gave -> the states that the head reads."""

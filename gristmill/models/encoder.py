@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from gristmill.core.errors import UserError
 from gristmill.models.body import Body
 from gristmill.models.config import EncoderConfig
 from gristmill.models.decoder import positions_in_documents
+from gristmill.models.layers import flex
 from gristmill.models.layers.attention import attention
 from gristmill.models.layers.linear import joined_linear
 from gristmill.models.layers.masks import FULL
@@ -54,11 +56,12 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.dim, config.dim)
         self.output = nn.Linear(config.dim, config.dim)
 
-    def forward(self, x: Tensor, document_ids: Tensor | None = None) -> Tensor:
-        """x (batch, time, dim) -> (batch, time, dim)."""
+    def forward(self, x: Tensor, document_ids: Tensor | None = None, mask: Any = None) -> Tensor:
+        """x (batch, time, dim) -> (batch, time, dim); mask: see `attention`."""
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
                    for part in joined_linear(x, self.query, self.key, self.value))
-        mixed = attention(q, k, v, document_ids, pattern=FULL, dropout=self.dropout if self.training else 0.0)
+        mixed = attention(q, k, v, document_ids, pattern=FULL, dropout=self.dropout if self.training else 0.0,
+                          mask=mask)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
@@ -73,8 +76,8 @@ class Block(nn.Module):
         self.mlp = MLP(config.dim, config.mlp_dim, config.mlp)
         self.mlp_norm = nn.LayerNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, document_ids: Tensor | None = None) -> Tensor:
-        x = self.attention_norm(x + dropped(self.attention(x, document_ids), self.dropout, self.training))
+    def forward(self, x: Tensor, document_ids: Tensor | None = None, mask: Any = None) -> Tensor:
+        x = self.attention_norm(x + dropped(self.attention(x, document_ids, mask), self.dropout, self.training))
         return self.mlp_norm(x + dropped(self.mlp(x), self.dropout, self.training))
 
 
@@ -141,8 +144,11 @@ class Encoder(Body):
                 position_ids = positions_in_documents(document_ids)
             position_ids = position_ids + self.config.first_position
         x = self.embedding(input_ids, position_ids, token_type_ids, langs)
+        drops = self.config.attention_dropout and self.training
+        mask = None if drops else flex.layer_masks(
+            [FULL], input_ids, self.config.head_dim, document_ids).get(FULL)
         for block in self.blocks:
-            x = block(x, document_ids)
+            x = block(x, document_ids, mask)
         return x
 
     def hidden(

@@ -23,7 +23,7 @@ from gristmill.models.config.encoder_decoder import TARGETS_PER_INPUT
 from gristmill.models.config.two_stream import PREDICTED
 from gristmill.models.encoder_decoder import EncoderDecoder
 from gristmill.models.families import FAMILIES
-from gristmill.models.layers import attention, experts
+from gristmill.models.layers import attention, experts, flex
 from gristmill.models.two_stream import TwoStream, permutation_mask
 from gristmill.planning.depth import representative
 
@@ -286,13 +286,14 @@ def _autocast(device: str, precision: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _kernels() -> Iterator[None]:
     """Kernels that would ask the device or compile: grouped products as on new devices, flex attention as flash."""
-    kept = attention.flex, experts.can_group
+    kept = attention.flex, flex.layer_masks, experts.can_group
     attention.flex = _flex  # type: ignore[assignment]
+    flex.layer_masks = lambda *_: {}  # type: ignore[assignment]
     experts.can_group = lambda rows, stacks: hasattr(F, "grouped_mm")  # type: ignore[assignment]
     try:
         yield
     finally:
-        attention.flex, experts.can_group = kept
+        attention.flex, flex.layer_masks, experts.can_group = kept
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, **_: Any) -> Tensor:

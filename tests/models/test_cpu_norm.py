@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from gristmill.core import native
 from gristmill.core.compiler import compiler_problem
@@ -139,6 +140,17 @@ def test_sums_left_to_the_next_block_are_the_same(changes, monkeypatch):
     assert torch.equal(parts[0], whole[0])
     for one, other in zip(parts, whole, strict=True):
         assert distance(one, other) < 0.005  # gradients of the stream are summed in another order, then rounded
+
+
+def test_blocks_that_leave_sums_to_the_next_are_compiled_once():
+    model = random_decoder(vocab_size=96, dim=64, layers=3, heads=2, kv_heads=1, head_dim=32)
+    counter = CompileCounterWithBackend("eager")
+    for block in model.blocks:
+        block.compile(dynamic=False, backend=counter, fullgraph=True)
+    for _ in range(2):
+        with CAST:
+            model.hidden(torch.zeros(4, 40, dtype=torch.int64)).sum().backward()
+    assert counter.frame_count == 1
 
 
 @pytest.mark.skipif(compiler_problem() is not None, reason="no compiler")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +34,15 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
     first: int = 0,
+    mask: Any = None,
 ) -> Tensor:
     """softmax(q kᵀ * scale + bias) v over what each query may see, by the backend that is fastest here.
 
     q (batch, heads, time, head_dim); k, v (batch, kv_heads, keys, head_dim); document_ids, key_document_ids and prefix:
     see `masks.allowed`; bias (batch or 1, heads, time, keys) is added to the scores; scale: default 1/sqrt(head_dim);
     dropout: share of the weights that is dropped; first: position of the first query in the row of keys, where the
-    queries are a stretch of a longer row (document_ids are then theirs, and the keys have their own). Returns (batch,
-    heads, time, head_dim).
+    queries are a stretch of a longer row (document_ids are then theirs, and the keys have their own); mask: of pattern,
+    documents and prefix, by `flex.layer_masks`. Returns (batch, heads, time, head_dim).
     """
     backend: Callable[..., Tensor] = sdpa
     if q.device.type == "cpu" and q.shape[-2] > 1:
@@ -47,8 +50,9 @@ def attention(
         if of_itself and takes(q, k, pattern):
             return cpu_attention(q, k, v, document_ids, pattern, _scale(q, scale))
         backend = blocked
-    elif bias is None and not dropout and pays_flex(q, k.shape[-2], pattern, document_ids is not None):
-        backend = flex
+    elif bias is None and not dropout and (
+            mask is not None or pays_flex(q, k.shape[-2], pattern, document_ids is not None)):
+        backend = partial(flex, mask=mask)
     return backend(q, k, v, document_ids, pattern=pattern, key_document_ids=key_document_ids, prefix=prefix, bias=bias,
                    scale=scale, dropout=dropout, first=first)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,19 +41,43 @@ def seen_keys(pattern: Pattern, keys: int) -> int:
     return min(keys, keys if pattern.plain else local + strided + pattern.global_tokens * pattern.block)
 
 
+def layer_masks(patterns: Iterable[Pattern], input_ids: Tensor, head_dim: int, document_ids: Tensor | None = None,
+                prefix: Tensor | None = None) -> dict[Pattern, Any]:
+    """What the layers' attention gets as `mask`, of each pattern for which flex attention pays.
+
+    Made once for all layers, and outside of them: in a block whose activations are made again for its backward pass it
+    could not be compiled. input_ids, document_ids and prefix: (batch, time).
+    """
+    batch, time = input_ids.shape
+    q = input_ids.new_empty(0, time, head_dim)
+    return {pattern: block_mask(pattern, batch, time, time, input_ids.device, document_ids, prefix=prefix)
+            for pattern in dict.fromkeys(patterns) if pays_flex(q, time, pattern, document_ids is not None)}
+
+
 def flex(
     q: Tensor, k: Tensor, v: Tensor, document_ids: Tensor | None = None, *, pattern: Pattern = CAUSAL,
     key_document_ids: Tensor | None = None, prefix: Tensor | None = None, bias: Tensor | None = None,
-    scale: float | None = None, dropout: float = 0.0, first: int = 0,
+    scale: float | None = None, dropout: float = 0.0, first: int = 0, mask: Any = None,
 ) -> Tensor:
     """As `attention`; without bias and dropout."""
     if bias is not None or dropout:
         raise ValueError("flex attention takes neither a bias nor dropout")
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if mask is None:
+        mask = block_mask(pattern, q.shape[0], q.shape[2], k.shape[2], q.device, document_ids, key_document_ids, prefix,
+                          first)
+    return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def block_mask(pattern: Pattern, batch: int, queries: int, keys: int, device: torch.device,
+               document_ids: Tensor | None = None, key_document_ids: Tensor | None = None,
+               prefix: Tensor | None = None, first: int = 0) -> Any:
+    """torch's BlockMask of what `masks.allowed` allows `queries` queries, from the one at `first` on."""
+    from torch.nn.attention.flex_attention import create_block_mask
 
     if document_ids is None and prefix is None:
-        mask = _pattern_mask(pattern, q.shape[2], k.shape[2], q.device, first)
-        return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        return _pattern_mask(pattern, queries, keys, device, first)
     of_keys = document_ids if key_document_ids is None else key_document_ids
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -63,8 +88,7 @@ def flex(
             inside = inside & (document_ids[row, query] == of_keys[row, key])
         return inside
 
-    mask = create_block_mask(seen, q.shape[0], None, q.shape[2], k.shape[2], device=q.device)
-    return _kernel(q, flex_attention)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return create_block_mask(seen, batch, None, queries, keys, device=device)
 
 
 @functools.lru_cache(maxsize=32)
