@@ -105,7 +105,7 @@ class Align:
         objective = DPO(self.beta, self.anchor)
         trainer = Trainer(
             model=model, objective=objective, source=pairs, steps=steps, compute=compute, folder=context.work,
-            checkpoints=context.scratch / "checkpoints", config=self.training,
+            checkpoints=context.checkpoints, config=self.training,
             evaluate=HeldOut(held_out, objective, compute) if held_out else None,
             progress=context.progress, label=context.name,
         )

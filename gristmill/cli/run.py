@@ -65,6 +65,9 @@ def command(
     track: Annotated[list[str] | None, typer.Option(
         metavar="wandb:PROJECT|mlflow:URI|trackio:PROJECT", help="Send the metrics of trainings there too; a folder "
         "will do as MLflow's URI. Needs that library; may be repeated.")] = None,
+    checkpoints: Annotated[str | None, typer.Option(
+        metavar="URL", help="Keep the checkpoints of trainings below it, as in s3://bucket/runs (what fsspec reads), "
+        "rather than with the run (docs/checkpoints.md).")] = None,
     profile: Annotated[bool, typer.Option(
         "--profile", help="Record a few steps of each training: a chrome trace, and where the time went.")] = False,
     memory_snapshot: Annotated[bool, typer.Option(
@@ -87,9 +90,13 @@ def command(
         device=device, threads=threads, workers=workers, executor=executor, compile=compile_.value,
         cuda_graphs=cuda_graphs.value,
         precision=precision.value, parallel=parallel, hang_after=hang_after,
-        check_ranks=check_ranks, track=tuple(track or ()), profile=profile, memory_snapshot=memory_snapshot,
-        deterministic=deterministic,
+        check_ranks=check_ranks, track=tuple(track or ()), checkpoints=checkpoints, profile=profile,
+        memory_snapshot=memory_snapshot, deterministic=deterministic,
     )
+    if checkpoints:
+        from gristmill.training.checkpoints.store import open_store
+
+        open_store(checkpoints)
     if track:
         from gristmill.training.trackers import check
 

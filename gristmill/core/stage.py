@@ -42,6 +42,8 @@ class Runtime:
     """Updates between comparisons of the weights that processes share; 0 compares them at the start only."""
     track: tuple[str, ...] = ()
     """Where metrics go besides the run's folder: wandb:PROJECT, mlflow:URI, trackio:PROJECT."""
+    checkpoints: str | None = None
+    """A URL that fsspec reads, below which trainings keep their checkpoints; default with the run."""
     profile: bool = False
     """Record a few steps of each training: a trace, and where the time went."""
     memory_snapshot: bool = False
@@ -70,6 +72,12 @@ class StageContext:
     progress: Progress = field(default_factory=Silent)
     open_writer: Callable[[Artifact], Writer] | None = None
     """Opens a model among the inputs as a writer, for rooms that stand before those that know models."""
+
+    checkpoints: Path | str = ""
+    """Where a training keeps its checkpoints: a folder, or a URL that fsspec reads; default one under `scratch`."""
+
+    def __post_init__(self) -> None:
+        self.checkpoints = self.checkpoints or self.work / ".scratch" / "checkpoints"
 
     @property
     def telemetry(self) -> Path:

@@ -117,7 +117,7 @@ class Finetune:
         trainer = Trainer(
             model=model.to(compute.device), objective=loss,
             source=Dealt(Mixed(conversations, general), (world.data_rank, world.data_size)), steps=steps,
-            compute=compute, folder=context.work, checkpoints=context.scratch / "checkpoints", config=self.training,
+            compute=compute, folder=context.work, checkpoints=context.checkpoints, config=self.training,
             evaluate=HeldOut(valid, held_out, length, compute), progress=context.progress, label=context.name,
             seed=derive_seed(context.seed, "dropout"), world=world,
         )

@@ -29,7 +29,8 @@ def message(stage: str, context: StageContext) -> dict[str, Any]:
     """A stage of all as the others get it: the config they have, as their recipe is the same."""
     return {
         "stage": stage, "name": context.name, "seed": context.seed, "work": str(context.work.absolute()),
-        "cache": str(context.cache.absolute()), "runtime": asdict(context.runtime),
+        "cache": str(context.cache.absolute()), "checkpoints": str(context.checkpoints),
+        "runtime": asdict(context.runtime),
         "inputs": {text: {"path": str(artifact.path.absolute()), "record": dict(artifact.record)}
                    for text, artifact in context.inputs.items()}}
 
@@ -78,7 +79,8 @@ def _take_part(follower: Follower, recipe: Recipe, said: Mapping[str, Any]) -> N
     context = StageContext(
         name=said["name"], seed=said["seed"], work=Path(said["work"]), cache=Path(said["cache"]), runtime=runtime,
         inputs={text: Artifact(Path(given["path"]), given["record"]) for text, given in said["inputs"].items()},
-        progress=Silent(), open_writer=writer_opener(runtime))
+        progress=Silent(), open_writer=writer_opener(runtime),
+        checkpoints=said["checkpoints"] if runtime.checkpoints else "")
     with follower.together(said):
         guarded(said["stage"], recipe.stages[said["stage"]], context.work, context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
+import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from gristmill.core import interrupt
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import to_plain
 from gristmill.core.errors import GristmillError, Interrupted
-from gristmill.core.files import disk_errors, write_atomic
+from gristmill.core.files import disk_errors, read_json, write_atomic, write_json
 from gristmill.core.hashing import canonical_json, digest
 from gristmill.core.progress import Progress, Silent
 from gristmill.core.stage import Runtime, StageContext
@@ -184,7 +185,7 @@ class _Runner:
         inputs = self.plan.inputs(step) or {}
         context = StageContext(name=name, seed=step.seed, work=work.path, cache=self.folder / "cache", inputs=inputs,
                                runtime=self.runtime, progress=self.progress,
-                               open_writer=writer_opener(self.runtime))
+                               open_writer=writer_opener(self.runtime), checkpoints=self._checkpoints(step, work))
         context.cache.mkdir(parents=True, exist_ok=True)
         alone = self.ranks is None or not type(step.config).many_processes
         with nullcontext() if alone else self.ranks.together(message(step.name, context)):  # type: ignore[union-attr]
@@ -197,6 +198,17 @@ class _Runner:
             "metrics": metrics, "seed": step.seed, "code": provenance.code(), "libraries": provenance.libraries(),
             "machine": provenance.machine(), "runtime": asdict(self.runtime),
         }
+
+    def _checkpoints(self, step: Step, work: WorkFolder) -> str:
+        """The folder of one stage below `--checkpoints`, "" without it. Its last name is made up and lies with the
+        unfinished work: whatever else a bucket holds, a run goes on from checkpoints of its own only."""
+        if self.runtime.checkpoints is None:
+            return ""
+        path = work.path / ".scratch" / "checkpoints.json"
+        if not path.exists():
+            write_json(path, {"name": uuid.uuid4().hex[:12]})
+        return "/".join((self.runtime.checkpoints.rstrip("/"), self.recipe.name,
+                         f"{step.name}@{step.version}", read_json(path)["name"], "checkpoints"))
 
     def _input(self, step: Step, artifact: Artifact) -> dict[str, Any]:
         """What the record says of an input; the path is relative to the artifact where both lie in the store."""

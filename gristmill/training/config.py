@@ -37,8 +37,10 @@ class TrainingConfig:
     (from 0) it is (1 + t) / (10 + t) where that is less."""
     checkpoint_seconds: float = 30.0
     """At least this long between checkpoints."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
     keep_every: int | None = None
-    """Checkpoints of steps that this divides are written and stay; of the others, the newest two."""
+    """Checkpoints of steps that this divides are written, and stay too."""
     l1: float = 0.0
     """Adds l1 x the sum of |w| of all matrices but the embedding to what is minimised; `loss` is reported without."""
     l2: float = 0.0
@@ -57,5 +59,6 @@ class TrainingConfig:
         require(self.evaluations >= 1, "evaluations", "must be at least 1")
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "must not be negative")
         require(self.patience >= 0, "patience", "must not be negative")
+        require(self.keep >= 1, "keep", "must be at least 1")
         require(self.keep_every is None or self.keep_every >= 1, "keep_every", "must be at least 1")
         require(0 <= self.ema < 1, "ema", "must be in [0, 1)")

@@ -37,6 +37,7 @@ from gristmill.tokens.loader import Loader
 from gristmill.training.accumulate import Accumulation
 from gristmill.training.budget import Target
 from gristmill.training.checkpoints import Checkpoints
+from gristmill.training.checkpoints.store import beside
 from gristmill.training.compile import compiler_told
 from gristmill.training.config import TrainingConfig
 from gristmill.training.deterministic import explained
@@ -74,7 +75,8 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 @dataclass
 class Trainer:
     """Trains `model` in place. `folder` receives trace.jsonl, evaluations.jsonl and telemetry/; checkpoints lie in
-    `checkpoints`. `evaluate` is called with the model (or its average) in eval mode, on all processes."""
+    `checkpoints`, a folder or a URL that fsspec reads. `evaluate` is called with the model (or its average) in eval
+    mode, on all processes."""
 
     model: Body
     objective: Objective
@@ -82,7 +84,7 @@ class Trainer:
     steps: int
     compute: Compute
     folder: Path
-    checkpoints: Path
+    checkpoints: Path | str
     config: TrainingConfig = field(default_factory=TrainingConfig)
     evaluate: Evaluate | None = None
     progress: Progress = field(default_factory=Silent)
@@ -111,7 +113,8 @@ class Trainer:
         self.settings = dataclasses.replace(self.settings, float8=self.compute.float8,
                                             checkpointing=self.config.activation_checkpointing)
         self.passes = parallelise(self.model, self.minimised, extra, self.together, self.compute, self.settings)
-        self.saves = Checkpoints(self.checkpoints, self.together, keep_every=self.config.keep_every, asynchronous=True)
+        self.saves = Checkpoints(self.checkpoints, self.together, keep=self.config.keep,
+                                 keep_every=self.config.keep_every, asynchronous=True)
         self.begin()
 
     def begin(self) -> None:
@@ -450,11 +453,15 @@ class Trainer:
         if self.together.size == 1:
             return self.model.cpu()
         # As a checkpoint is read by any number of processes, so is the result by one.
-        saves = Checkpoints(self.checkpoints.with_name("result"), self.together, keep=1)
+        saves = Checkpoints(beside(self.checkpoints, "result"), self.together, keep=1)
         saves.save(self.step, {"model": {n: t for n, t in self.state().items() if not n.startswith(ATTACHED)}}, {})
         found = saves.newest()
         assert found is not None
-        return build(self.model.config, saves.read(found, "model")) if self.together.main else None
+        if not self.together.main:
+            return None
+        model = build(self.model.config, saves.read(found, "model"))
+        saves.store.remove(found.step)
+        return model
 
     def _take_result(self) -> None:
         chosen = self.best_weights or self.average

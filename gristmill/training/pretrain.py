@@ -168,7 +168,7 @@ class Pretrain:
             plan = Plan(plan.plan, {**plan.compute, "compile": settings.compile}).agreed(context, world)
         trainer = Trainer(
             model=model, objective=loss, source=batches, steps=1, compute=compute, folder=context.work,
-            checkpoints=context.scratch / "checkpoints", config=self.training, progress=context.progress,
+            checkpoints=context.checkpoints, config=self.training, progress=context.progress,
             label=context.name, seed=derive_seed(seed, "dropout"), world=world, settings=settings,
             target_loss=self.budget.target_loss,
         )

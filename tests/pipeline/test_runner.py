@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -348,3 +349,19 @@ def test_the_public_names_are_there():
     assert "load" in dir(gristmill)
     with pytest.raises(AttributeError):
         gristmill.nothing  # noqa: B018
+
+
+def test_checkpoints_in_storage_belong_to_the_work_of_one_run(runs, tmp_path, monkeypatch):
+    """The same place after a failure, another one for another run, another stage and work that is begun anew."""
+    seen = []
+    monkeypatch.setattr(toy_stages.ToyModel, "run", lambda self, context: seen.append(context.checkpoints) or 1 / 0)
+    stored = Runtime(checkpoints="memory://bucket/x/")
+    for place, options in ((runs, {}), (runs, {}), (tmp_path / "others", {}), (runs, {"resume": False})):
+        with pytest.raises(InternalError):
+            run(place, runtime=stored, **options)
+    assert all(re.fullmatch(r"memory://bucket/x/toy/base@1/\w{12}/checkpoints", url) for url in seen)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    with pytest.raises(InternalError):
+        run(runs)
+    assert seen[-1] == runs / "toy" / "work" / "base" / ".scratch" / "checkpoints"

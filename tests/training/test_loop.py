@@ -1,6 +1,7 @@
 """The one loop: exact accumulation, exact resume, honest stopping."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -24,9 +25,10 @@ from gristmill.objectives import CausalLM
 from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig
 from gristmill.training.checkpoints import Checkpoints, store
 from gristmill.training.device import prepare
-from gristmill.training.parallel import World
+from gristmill.training.parallel import Layout, World
 from tests.processes import forkserver
 from tests.shared import HANG, wait_for
+from tests.training.parallel.ranks import run_ranks, world_of
 
 TINY = DecoderConfig(vocab_size=50, dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp_dim=64, context=32)
 
@@ -302,6 +304,46 @@ def test_the_bar_shows_held_out_loss_in_the_unit_of_the_training_loss_from_the_s
         t.fit()
         assert len(t.progress.said) == {6: 6, 8: 2}[steps]
         assert all("valid 4.500" in said for said in t.progress.said)
+
+
+def _stored(rank: int, folder: str, place: str) -> float | None:
+    world = world_of(Layout(replicate=2))
+    t = trainer(Path(folder), steps=2)
+    t = dataclasses.replace(t, checkpoints=place, world=world)
+    t.fit()
+    model = t.whole()
+    return None if model is None else float(sum(p.double().square().sum() for p in model.parameters()))
+
+
+def test_the_result_of_two_processes_comes_from_storage(tmp_path):
+    alone = trainer(tmp_path / "alone", steps=2)
+    alone.fit()
+    expected = float(sum(p.detach().double().square().sum() for p in alone.model.parameters()))
+    found = run_ranks(_stored, 2, str(tmp_path / "run"), f"file://{tmp_path}/bucket/checkpoints")
+    assert found == [pytest.approx(expected, rel=1e-5), None]
+    assert {path.name for path in (tmp_path / "bucket").glob("*/*")} == {"step-00000001", "step-00000002"}
+
+
+def test_a_run_goes_on_from_storage_and_keeps_as_many_as_it_is_told(tmp_path):
+    def stored(source=None):
+        t = trainer(tmp_path / "run", source=source, keep=3)
+        return dataclasses.replace(t, checkpoints=f"memory://{tmp_path.name}/checkpoints")
+
+    class Cut(Repeating):
+        def window(self, step):
+            if step == 7:
+                raise Killed
+            return super().window(step)
+
+    whole = trainer(tmp_path / "whole")
+    whole.fit()
+    with pytest.raises(Killed):
+        stored(Cut()).fit()
+    t = stored()
+    t.fit()
+    assert (tmp_path / "run" / "trace.jsonl").read_bytes() == (tmp_path / "whole" / "trace.jsonl").read_bytes()
+    assert t.saves.store.steps() == [10, 11, 12]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_it_learns(tmp_path):

@@ -72,6 +72,11 @@ def open_store(place: Path | str) -> Store:
     return Remote(text)
 
 
+def beside(place: Path | str, name: str) -> Path | str:
+    """The folder, or URL, `name` in the same folder."""
+    return place.with_name(name) if isinstance(place, Path) else f"{place.rstrip('/').rpartition('/')[0]}/{name}"
+
+
 class Disk:
     """A folder; of several processes on several machines, one that they all see."""
 
