@@ -28,7 +28,7 @@ from gristmill.training.compile import eager
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.optimizers import OptimizerConfig
-from gristmill.training.schedules import ScheduleConfig
+from gristmill.training.schedules import ScheduleConfig, missed_peak, require_warmup
 
 ALIGNING = TrainingConfig(
     optimizer=OptimizerConfig(kind="adamw", learning_rate=1e-4), schedule=ScheduleConfig(kind="linear", warmup=0.1),
@@ -67,6 +67,7 @@ class Align:
         require(self.anchor >= 0, "anchor", "must not be negative")
         require(self.epochs > 0, "epochs", "must be positive")
         require(self.batch >= 1, "batch", "must be at least 1")
+        require_warmup(self.training.schedule, self.steps)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         compute = prepare(context.runtime)
@@ -102,6 +103,8 @@ class Align:
         pairs = Pairs(with_reference(train, model, compute), ShuffledOrder(len(train), self.batch, order, None))
         held_out = with_reference(valid, model, compute)
         steps = self.steps or max(1, round(self.epochs * len(train) / self.batch))
+        if missed := missed_peak(self.training.schedule, steps):
+            context.progress.say(f"  {missed}")
         objective = DPO(self.beta, self.anchor)
         trainer = Trainer(
             model=model, objective=objective, source=pairs, steps=steps, compute=compute, folder=context.work,

@@ -29,7 +29,7 @@ from gristmill.training.parallel import World
 from gristmill.training.parallel.auto import Workload
 from gristmill.training.parallel.choose import choose_layout
 from gristmill.training.reading import Dealt
-from gristmill.training.schedules import ScheduleConfig
+from gristmill.training.schedules import ScheduleConfig, missed_peak, require_warmup
 from gristmill.training.validation import validate, validate_text
 
 FINETUNING = TrainingConfig(
@@ -83,6 +83,7 @@ class Finetune:
         require(self.epochs > 0, "epochs", "must be positive")
         require(self.steps is None or self.steps >= 1, "steps", "must be at least 1")
         require(self.batch >= 1, "batch", "must be at least 1")
+        require_warmup(self.training.schedule, self.steps)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         compute = prepare(context.runtime)
@@ -114,6 +115,8 @@ class Finetune:
         order = derive_seed(context.seed, "order")
         conversations = RowBatches(train, batch=self.batch - replayed, seed=order)
         steps = self.steps or max(1, round(self.epochs * len(train) / (self.batch - replayed)))
+        if missed := missed_peak(self.training.schedule, steps):
+            context.progress.say(f"  {missed}")
         trainer = Trainer(
             model=model.to(compute.device), objective=loss,
             source=Dealt(Mixed(conversations, general), (world.data_rank, world.data_size)), steps=steps,

@@ -54,6 +54,7 @@ from gristmill.training.parallel.auto import Workload
 from gristmill.training.parallel.choose import choose_layout
 from gristmill.training.predictions import PYTHON_PROMPTS, Prompt
 from gristmill.training.reading import Windows, check_reading, describe_packing
+from gristmill.training.schedules import missed_peak, require_warmup
 from gristmill.training.watching import hosts
 
 MEASURED_UPDATES = 4
@@ -109,6 +110,7 @@ class Pretrain:
                     f"must be at most the batch, {self.batch}")
             require(self.batch_warmup is None or self.batch_warmup.start < self.batch, "batch_warmup.start",
                     f"must be less than the batch, {self.batch}")
+        require_warmup(self.training.schedule, self.budget.steps)
         over_time = self.curriculum is not None and bool(self.curriculum.mixtures)
         mixture = self.mixture or Mixture()
         once = [name for name in ("weights", "alpha", "epochs", "max_share")
@@ -304,7 +306,8 @@ class Pretrain:
                 where=context.name)
         else:
             steps, note = self._steps(positions, length, model)
-        notes += [note] if note else []
+        missed = missed_peak(self.training.schedule, steps)
+        notes += [said for said in (note, missed) if said is not None]
         tokens = positions.span(steps)[0] * length
         epochs = tokens / shards.total_tokens
         flops = model.config.flops_per_token(length)

@@ -35,6 +35,24 @@ class ScheduleConfig:
         require(self.shape == "linear" or self.kind == "wsd", "shape", "is the shape of the decay of wsd")
 
 
+def require_warmup(config: ScheduleConfig, steps: int | None) -> None:
+    """For a stage's checks: ValueError where a run whose steps are given ends before its warm-up does."""
+    require(steps is None or config.warmup < max(1, steps), "training.schedule.warmup",
+            f"{config.warmup:g} steps, and the run has {steps}: the learning rate would never reach its peak")
+
+
+def missed_peak(config: ScheduleConfig, steps: int) -> str | None:
+    """Why the learning rate will not reach its peak in a run of so many steps, None where it will; or where a wsd was
+    asked for that decays all the time."""
+    warmup = config.warmup if config.warmup >= 1 else config.warmup * steps
+    if warmup >= steps:
+        return f"the learning rate never reaches its peak: it warms up for {warmup:g} steps, and the run has {steps}"
+    if config.kind == "wsd" and config.decay < 1 and warmup + config.decay * steps > steps:
+        return (f"the learning rate never reaches its peak: of {steps} steps it warms up for {warmup:.0f} and "
+                f"decays for {config.decay * steps:.0f}")
+    return None
+
+
 def factor(config: ScheduleConfig, step: int, steps: int) -> float:
     """The factor for update number `step` (0-based) of `steps`."""
     warmup = config.warmup if config.warmup >= 1 else config.warmup * steps

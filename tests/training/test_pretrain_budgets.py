@@ -14,6 +14,8 @@ from gristmill.core.files import read_json, read_jsonl
 from gristmill.tokens import BatchWarmup
 from gristmill.training import pretrain
 from gristmill.training.budget import Budget
+from gristmill.training.config import TrainingConfig
+from gristmill.training.schedules import ScheduleConfig
 from tests.training.test_loop import trainer, weights
 from tests.training.test_pretrain import CONTEXT, inputs, recipe, run
 
@@ -97,6 +99,15 @@ def test_a_time_without_room_for_ten_steps_is_refused_with_one_that_has_it(input
     least = float(re.search(r"raise it to (\S+) at least", caught.value.fix)[1])
     _, plan = run(recipe(budget=dataclasses.replace(budget, **{amount: least})), inputs, tmp_path)
     assert 10 <= plan["steps"] <= 14
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused_or_said(inputs, tmp_path):
+    training = TrainingConfig(evaluations=1, schedule=ScheduleConfig(warmup=12))
+    with pytest.raises(ValueError, match=r"training\.schedule\.warmup: 12 steps, and the run has 12"):
+        recipe(budget=Budget(steps=12), training=training)
+    _, plan = run(recipe(budget=Budget(tokens=12 * 8 * CONTEXT), training=training), inputs, tmp_path)
+    assert plan["derivations"][-2].startswith("steps = 12: ")
+    assert plan["derivations"][-1].endswith("it warms up for 12 steps, and the run has 12")
 
 
 def test_a_price_that_is_not_known_stops_before_training(inputs, tmp_path):

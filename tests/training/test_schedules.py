@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill.training.schedules import ScheduleConfig, average_decay, factor
+from gristmill.alignment.preferences import SelfSampled
+from gristmill.alignment.stage import Align
+from gristmill.finetuning.instructions import Docstrings
+from gristmill.finetuning.stage import Finetune
+from gristmill.training.config import TrainingConfig
+from gristmill.training.schedules import ScheduleConfig, average_decay, factor, missed_peak, require_warmup
 
 KINDS = [("wsd", "linear"), ("wsd", "cosine"), ("wsd", "1-sqrt"), ("cosine", "linear"), ("linear", "linear"),
          ("inverse_sqrt", "linear"), ("constant", "linear")]
@@ -85,3 +90,24 @@ def test_settings_of_another_kind_are_refused(wrong, said):
 def test_golden_decay_of_averaged_weights():
     assert [average_decay(0.9, step) for step in (0, 1, 8, 79, 80, 1000)] == [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9]
     assert average_decay(0.0, 5) == 0
+
+
+@pytest.mark.parametrize(("given", "steps", "said"), [
+    ({}, 10, None), ({"warmup": 9}, 10, "warms up for 9 and decays for 5"), ({"warmup": 5}, 10, None),
+    ({"warmup": 10}, 10, "warms up for 10 steps, and the run has 10"),
+    ({"warmup": 0.6}, 100, "for 60 and decays for 50"),
+    ({"kind": "cosine", "warmup": 9}, 10, None), ({"kind": "constant", "warmup": 5000}, 100, "for 5000 steps"),
+    ({"decay": 1.0}, 100, None)])
+def test_a_peak_that_is_not_reached_is_told(given, steps, said):
+    found = missed_peak(ScheduleConfig(**given), steps)
+    assert (found is None) if said is None else said in found
+
+
+def test_a_stage_refuses_a_warm_up_as_long_as_its_steps():
+    long = TrainingConfig(schedule=ScheduleConfig(warmup=20))
+    require_warmup(long.schedule, None)
+    require_warmup(long.schedule, 21)
+    with pytest.raises(ValueError, match=r"training\.schedule\.warmup: 20 steps, and the run has 20"):
+        Align(model="m", data=SelfSampled(corpus="c"), steps=20, training=long)
+    with pytest.raises(ValueError, match=r"training\.schedule\.warmup: 20 steps, and the run has 5"):
+        Finetune(model="m", data=Docstrings(corpus="c"), steps=5, training=long)
