@@ -26,6 +26,7 @@ from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, Trainin
 from gristmill.training.checkpoints import Checkpoints, store
 from gristmill.training.device import prepare
 from gristmill.training.parallel import Layout, World
+from gristmill.training.schedules import average_decay
 from tests.processes import forkserver
 from tests.shared import HANG, wait_for
 from tests.training.parallel.ranks import run_ranks, world_of
@@ -90,7 +91,7 @@ def test_the_average_moves_as_one_by_one(tmp_path):
     for step in range(3):
         t.update(t.source.window(step))
         for name, parameter in t.model.named_parameters():
-            expected[name].lerp_(parameter.detach(), 1 - 0.9)
+            expected[name].lerp_(parameter.detach(), 1 - average_decay(0.9, step))
     assert expected.keys() == t.average.keys()
     assert all(torch.equal(t.average[name], tensor) for name, tensor in expected.items())
 
