@@ -35,6 +35,9 @@ class Objective(Protocol):
     weights, the parts of its own that are to be trained beside the model. The trainer optimises and checkpoints them
     (under `objective.`); they are no part of the model that is saved. A wrapper holds the objective that it wraps as
     `objective`.
+
+    An objective whose items are several rows in succession says how many as `rows_per_item`: a batch is cut between
+    items only.
     """
 
     weights: Mapping[str, float]
@@ -49,8 +52,20 @@ class Objective(Protocol):
 
 def attach(objective: Any, model: nn.Module) -> nn.Module | None:
     """The parts that `objective`, or one that it wraps, wants trained beside the model; None for none."""
+    makes = _said(objective, "attach")
+    return None if makes is None else makes(model)
+
+
+def rows_per_item(objective: Any) -> int:
+    """Rows in succession that `objective`, or one that it wraps, cannot do without each other; 1 where it says
+    nothing."""
+    return _said(objective, "rows_per_item") or 1
+
+
+def _said(objective: Any, name: str) -> Any:
+    """An attribute of the outermost of these objectives that has it, or None."""
     while objective is not None:
-        if hasattr(objective, "attach"):
-            return objective.attach(model)
+        if hasattr(objective, name):
+            return getattr(objective, name)
         objective = getattr(objective, "objective", None)
     return None

@@ -37,6 +37,8 @@ class DPO:
     answer's own negative log-likelihood a token (RPO, arXiv:2404.19733), which keeps it from becoming less likely.
     """
 
+    rows_per_item = 2
+
     def __init__(self, beta: float = 0.1, anchor: float = 0.0, label_smoothing: float = 0.0) -> None:
         self.beta, self.anchor, self.label_smoothing = beta, anchor, label_smoothing
         self.weights: Mapping[str, float] = {"loss": 1.0} | ({"anchor": anchor} if anchor else {})

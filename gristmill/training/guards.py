@@ -24,8 +24,9 @@ from gristmill.training.scaler import LOWEST, LossScaler
 class Guards:
     """Made anew with the optimizer. All processes call every method, in the same order."""
 
-    def __init__(self, config: TrainingConfig, compute: Compute, world: World) -> None:
-        self.world = world
+    def __init__(self, config: TrainingConfig, compute: Compute, world: World, unit: int = 1) -> None:
+        """unit: rows of an item, see `objectives.base.rows_per_item`."""
+        self.world, self.unit = world, unit
         self.outliers = Outliers(config.skip_outliers, world.device) if config.skip_outliers else None
         self.scaler = LossScaler(world.device) if compute.dtype == torch.float16 else None
         self.noise = NoiseScale(world.device) if config.noise_scale else None
@@ -39,7 +40,7 @@ class Guards:
     def window(self, window: Sequence[Batch]) -> Sequence[Batch]:
         """The micro-batches of an update as they are to be run."""
         self.first = None
-        window = window if self.noise is None else at_least_two(window)
+        window = window if self.noise is None else at_least_two(window, self.unit)
         self.several = len(window) > 1
         return window
 

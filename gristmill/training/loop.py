@@ -30,7 +30,7 @@ from gristmill.core.seeds import derive_seed
 from gristmill.models.body import Body
 from gristmill.models.layers.moe import rebalance
 from gristmill.models.loading import build
-from gristmill.objectives.base import Batch, Objective, attach
+from gristmill.objectives.base import Batch, Objective, attach, rows_per_item
 from gristmill.objectives.penalties import penalise
 from gristmill.objectives.r_drop import RDrop, has_dropout
 from gristmill.tokens.loader import Loader
@@ -132,7 +132,7 @@ class Trainer:
         self.step, self.best, self.planned_best, self.waited, self.tokens = 0, math.inf, math.inf, 0, 0
         self.best_weights: dict[str, Tensor] = {}
         self.stopped_early = False
-        self.guards = Guards(self.config, self.compute, self.together)
+        self.guards = Guards(self.config, self.compute, self.together, rows_per_item(self.objective))
         self.agreement = Agreement(self.together, self.compute.runtime.check_ranks)
         if isinstance(self.passes, Accumulation):
             self.passes.after = (lambda number: self.guards.after(number, self.names)) if self.guards.noise else None

@@ -67,11 +67,11 @@ class NoiseScale:
         self.sums = tensors["sums"].to(self.sums.device, copy=True)
 
 
-def at_least_two(window: Sequence[Batch]) -> Sequence[Batch]:
-    """The micro-batches of an update, a single one of two rows or more cut in halves: without two gradients there is
-    nothing to compare. Sums over a window are the same however it is cut."""
-    if len(window) != 1 or len(window[0]["input_ids"]) < 2:
-        return window
+def at_least_two(window: Sequence[Batch], unit: int = 1) -> Sequence[Batch]:
+    """The micro-batches of an update, a single one of two items or more cut in halves: without two gradients there is
+    nothing to compare. Sums over a window are the same however it is cut between items, of `unit` rows each."""
     rows = len(window[0]["input_ids"])
-    half = (rows + 1) // 2
+    half = (rows // unit + 1) // 2 * unit
+    if len(window) != 1 or half >= rows:
+        return window
     return [{name: tensor[part] for name, tensor in window[0].items()} for part in (slice(half), slice(half, rows))]

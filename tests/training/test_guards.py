@@ -12,7 +12,7 @@ import torch
 from gristmill.core.errors import MachineError, UserError
 from gristmill.core.stage import Runtime
 from gristmill.models import Decoder, DecoderConfig
-from gristmill.objectives import CausalLM
+from gristmill.objectives import DPO, CausalLM
 from gristmill.training import OptimizerConfig, ScheduleConfig, Trainer, TrainingConfig
 from gristmill.training.device import prepare
 from gristmill.training.outliers import FEWEST
@@ -45,14 +45,16 @@ class Killed(Exception):
     pass
 
 
-def trainer(folder: Path, *, steps=8, source=None, precision="fp32", kind="adamw", seed=0, **config):
+def trainer(folder: Path, *, steps=8, source=None, precision="fp32", kind="adamw", seed=0, objective=None,
+            **config):
     model = Decoder(TINY)
     model.initialise(seed)
     compute = prepare(Runtime(device="cpu", threads=1, precision=precision))
     settings = {"optimizer": OptimizerConfig(kind=kind, learning_rate=0.01), "schedule": ScheduleConfig(),
                 "evaluations": 1, "checkpoint_seconds": 0.0, **config}
-    return Trainer(model=model, objective=CausalLM(), source=source or Text(), steps=steps, compute=compute,
-                   folder=folder, checkpoints=folder / "checkpoints", config=TrainingConfig(**settings))
+    return Trainer(model=model, objective=objective or CausalLM(), source=source or Text(), steps=steps,
+                   compute=compute, folder=folder, checkpoints=folder / "checkpoints",
+                   config=TrainingConfig(**settings))
 
 
 def trace(folder):
@@ -162,6 +164,20 @@ def test_the_noise_scale_is_traced_and_changes_nothing(tmp_path):
     assert all(value is None or value > 0 for value in found)
     resumed = cut_and_resumed(tmp_path / "cut", [3], Text(2), steps=6, noise_scale=True)
     same_run(t, resumed)
+
+
+def test_the_noise_scale_leaves_pairs_of_preferences_whole(tmp_path):
+    class Preferences(Text):
+        def window(self, step):
+            return [{**batch, "reference_logps": -20.0 - torch.arange(self.rows)} for batch in super().window(step)]
+
+    runs = [trainer(tmp_path / str(on), steps=3, source=Preferences(rows=6), objective=DPO(anchor=0.2), noise_scale=on)
+            for on in (False, True)]
+    for t in runs:
+        t.fit()
+    for plain, measured in zip(*(trace(t.folder) for t in runs), strict=True):
+        for name in ("loss", "anchor", "grad_norm"):
+            assert measured[name] == pytest.approx(plain[name], rel=1e-5)
 
 
 def test_the_noise_scale_is_that_of_the_gradients_themselves(tmp_path):

@@ -70,6 +70,14 @@ def test_it_goes_through_a_checkpoint():
     assert torch.equal(whole.value(), cut.value())
 
 
+@pytest.mark.parametrize(("pairs", "halves"), [(1, [2]), (2, [2, 2]), (3, [4, 2]), (5, [6, 4])])
+def test_pairs_are_never_torn(pairs, halves):
+    batch = {"input_ids": torch.arange(4 * pairs).view(2 * pairs, 2)}
+    parts = at_least_two([batch], unit=2)
+    assert [len(part["input_ids"]) for part in parts] == halves
+    assert torch.equal(torch.cat([part["input_ids"] for part in parts]), batch["input_ids"])
+
+
 def test_a_single_micro_batch_is_cut_in_halves():
     batch = {"input_ids": torch.arange(15).view(5, 3), "targets": torch.arange(15).view(5, 3) + 1}
     halves = at_least_two([batch])
