@@ -92,8 +92,7 @@ class Accumulation:
             with self.together(at == len(window) - 1):
                 with knows(known), self.compute.autocast():
                     found, measured = self.module(there)
-                loss = sum(factors[name] * value for name, value in found.items())
-                loss.backward()  # type: ignore[union-attr]
+                minimised(found, factors).backward()
             add(sums, metrics, found, measured)
             if self.after is not None:
                 self.after(at)
@@ -103,7 +102,7 @@ class Accumulation:
         """What `run` minimises of a micro-batch, with its graph."""
         with self.compute.autocast():
             found, _ = self.module(self._moved(batch))
-        return sum(factors[name] * value for name, value in found.items())  # type: ignore[return-value]
+        return minimised(found, factors)
 
     def score(self, batch: Batch) -> tuple[Sums, Metrics]:
         with torch.no_grad(), self.compute.autocast():
@@ -125,6 +124,11 @@ class Accumulation:
 
     def _moved(self, batch: Batch) -> Batch:
         return self.part({name: self.compute.moved(tensor) for name, tensor in batch.items()})
+
+
+def minimised(sums: Sums, factors: Mapping[str, Tensor | float]) -> Tensor:
+    """The sum of all terms, each times its factor."""
+    return sum(factors[name] * value for name, value in sums.items())  # type: ignore[return-value]
 
 
 def add(sums: Sums, metrics: Metrics, found: Sums, measured: Metrics) -> None:

@@ -69,12 +69,13 @@ def compiler_told(compiled: bool, where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """A context in which the compiled modules of `model` run as written: evaluation would otherwise compile new shapes.
+def eager(*models: nn.Module) -> Iterator[None]:
+    """A context in which compiled modules of these run as written: evaluation would otherwise compile new shapes.
 
     Kernels that are compiled by themselves stay so: flex attention as written would make all scores.
     """
-    compiled = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
+    compiled = {module: module._compiled_call_impl for model in models for module in model.modules()
+                if module._compiled_call_impl}
     for module in compiled:
         module._compiled_call_impl = None
     try:

@@ -254,33 +254,32 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
         self.now("optimizer")
-        same = self.guards.numbers()
+        report = Report(
+            step=self.step + 1, values=values, measured=measured, norm=norm, counted=counts["loss"], tokens=tokens,
+            rows=sum(b["input_ids"].numel() for b in window) * self.together.data_size,
+            context=window[0]["input_ids"].shape[-1] if window else 0,
+            known={"lr": scale * self.config.optimizer.learning_rate}, began=began, waited=waited,
+            same=self.guards.numbers(), telemetry=self.passes.telemetry())
+        report.share(self.together, stop=interrupt.requested(),
+                     save=time.monotonic() - self.saved_at >= self.config.checkpoint_seconds)
         if not self.lag:
-            self._check_finite(self.step, {n: float(v) for n, v in values.items()}, float(norm), same)
+            self._check_finite(report)
         self.saves.staged()
         if skip is None:
             self.optimizer.step()
         else:
             self.optimizer.step_unless(skip)
         self.optimizer.zero_grad()
-        loads: dict[str, float] = {}
         for at, module in self.trained.items():
             pooled = not at and getattr(self.model.config, "moe", None) is not None
-            loads = rebalance(module, self.together.sum, self.together.of_stages if pooled else None) | loads
+            loads = rebalance(module, self.together.sum, self.together.of_stages if pooled else None)
+            report.later = {**loads, **report.later}
         if self.average:
             decay = average_decay(self.config.ema, self.step)
             with torch.no_grad():
                 torch._foreach_lerp_([local(self.average[name]) for name in self.names.values()],
                                      [local(parameter) for parameter in self.names], 1 - decay)
         self.step += 1
-        report = Report(
-            step=self.step, values=values, measured=measured, norm=norm, counted=counts["loss"], tokens=tokens,
-            rows=sum(b["input_ids"].numel() for b in window) * self.together.data_size,
-            context=window[0]["input_ids"].shape[-1] if window else 0,
-            known={"lr": scale * self.config.optimizer.learning_rate}, later=loads, began=began, waited=waited,
-            same=same, telemetry=self.passes.telemetry())
-        report.share(self.together, stop=interrupt.requested(),
-                     save=time.monotonic() - self.saved_at >= self.config.checkpoint_seconds)
         return report
 
     def _counts(self, window: Sequence[Batch]) -> tuple[dict[str, Count], Count]:
@@ -309,11 +308,9 @@ class Trainer:
         """By what the sum of each term is multiplied to give what is minimised."""
         return {name: self.guards.scaled(over(weight, counts[name])) for name, weight in self.minimised.weights.items()}
 
-    def loss_of(self, window: Sequence[Batch]) -> Callable[[Batch], Tensor]:
-        """What an update over `window` minimises of a micro-batch, with its graph."""
-        assert isinstance(self.passes, Accumulation)
-        passes, factors = self.passes, self.factors(self._counts(window)[0])
-        return lambda batch: passes.loss(batch, factors)
+    def factors_of(self, window: Sequence[Batch]) -> dict[str, Any]:
+        """`factors` of an update over `window`; all processes call it."""
+        return self.factors(self._counts(window)[0])
 
     def _nothing_to_learn(self) -> UserError:
         return UserError(f"the batch of step {self.step} has nothing to learn from (every target is ignored)",
@@ -333,10 +330,10 @@ class Trainer:
     def _read(self, report: Report) -> dict[str, Any]:
         """The trace record of an update."""
         values = report.read()
-        if self.lag or self.together.size > 1:
-            if not int(report.counted):
-                raise self._nothing_to_learn()
-            self._check_finite(report.step - 1, {n: values[n] for n in report.values}, values["grad_norm"], report.same)
+        if (self.lag or self.together.size > 1) and not int(report.counted):
+            raise self._nothing_to_learn()
+        if self.lag:
+            self._check_finite(report)
         if not math.isfinite(values["grad_norm"]):
             del values["grad_norm"]  # an update that fp16 left out; JSON has no infinity
         self.tokens += int(report.tokens)
@@ -471,11 +468,14 @@ class Trainer:
                     tensor.copy_(chosen[name])
         self.model.eval()
 
-    def _check_finite(self, step: int, values: dict[str, float], norm: float, same: Mapping[str, Tensor]) -> None:
+    def _check_finite(self, report: Report) -> None:
+        """Raise on all processes or on none: they look at the same numbers."""
+        numbers = report.read()
+        values, norm = {name: numbers[name] for name in report.values}, numbers["grad_norm"]
         if all(map(math.isfinite, values.values())) and (
-                math.isfinite(norm) or self.guards.overflow_is_usual(same.get("loss_scale"))):
+                math.isfinite(norm) or self.guards.overflow_is_usual(report.same.get("loss_scale"))):
             return
-        raise trace_not_finite(self, step, values, norm)
+        raise trace_not_finite(self, report.step - 1, values, norm)
 
 
 def _held_out(values: Mapping[str, Any]) -> float | None:

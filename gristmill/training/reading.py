@@ -75,11 +75,11 @@ class Windows:
                 else nothing(whole)
                 for start in range(0, largest * cuts, size)]
 
-    def documents(self, step: int, number: int, row: int) -> list[str]:
-        """The documents in a row of micro-batch `number` of update `step`, `id (source)` each; none where the rows do
-        not say."""
+    def documents(self, step: int, row: int) -> list[str]:
+        """The documents in a row of this share of update `step`, counted over its micro-batches; `id (source)` each,
+        none where the rows do not say."""
         places = self.positions.places(step, *self.share)
-        at = number * self.micro_batch + row // self.cuts(self.positions.span(step)[0])
+        at = row // self.cuts(self.positions.span(step)[0])
         known = getattr(self.batches, "documents", None)
         return [] if known is None or at >= len(places) else known(int(places[at]))
 
@@ -94,14 +94,24 @@ class Dealt:
     static = True
 
     def window(self, step: int) -> Sequence[Batch]:
+        batches = self.source.window(step)
+        return [{name: tensor[mine.start:mine.stop] for name, tensor in batch.items()} if mine else nothing(batch)
+                for batch, mine in zip(batches, self._mine(batches), strict=True)]
+
+    def documents(self, step: int, row: int) -> list[str]:
+        """As the other source names what a row of it holds, if it does; `row` counts this process's own."""
+        batches, before = self.source.window(step) if hasattr(self.source, "documents") else (), 0
+        for batch, mine in zip(batches, self._mine(batches), strict=True):
+            if row < len(mine):
+                return self.source.documents(step, before + mine[row])
+            row, before = row - max(1, len(mine)), before + len(batch["input_ids"])
+        return []
+
+    def _mine(self, batches: Sequence[Batch]) -> list[range]:
+        """Which rows of each micro-batch this process reads."""
         share, shares = self.share
-        dealt = []
-        for batch in self.source.window(step):
-            rows = len(batch["input_ids"])
-            first, stop = (rows * at // shares for at in (share, share + 1))
-            dealt.append({name: tensor[first:stop] for name, tensor in batch.items()} if first < stop
-                         else nothing(batch))
-        return dealt
+        return [range(rows * share // shares, rows * (share + 1) // shares)
+                for rows in (len(batch["input_ids"]) for batch in batches)]
 
 
 def nothing(batch: Batch) -> Batch:

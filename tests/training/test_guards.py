@@ -37,8 +37,8 @@ class Text:
         size = self.rows // self.pieces
         return [{n: t[i:i + size] for n, t in whole.items()} for i in range(0, self.rows, size)]
 
-    def documents(self, step, number, row):
-        return [f"document {step}/{number}/{row} (web)"]
+    def documents(self, step, row):
+        return [f"document {step}/{row} (web)"]
 
 
 class Killed(Exception):
@@ -235,9 +235,9 @@ def test_where_no_scale_helps_fp16_says_where_it_overflows(tmp_path):
         t.update(t.source.window(0))
 
 
-@pytest.mark.parametrize("options", [{}, {"skip_outliers": 6.0}])
-def test_what_is_not_finite_names_layer_row_and_documents(tmp_path, options):
-    t = trainer(tmp_path, source=Text(2), steps=40, checkpoint_seconds=3600.0, **options)
+@pytest.mark.parametrize(("pieces", "options"), [(2, {}), (2, {"skip_outliers": 6.0}), (1, {"noise_scale": True})])
+def test_what_is_not_finite_names_layer_row_and_documents(tmp_path, pieces, options):
+    t = trainer(tmp_path, source=Text(pieces), steps=40, checkpoint_seconds=3600.0, **options)
 
     def breaks(module, args, out):
         return out.masked_fill((args[0] == 44)[..., None], math.nan)
@@ -250,7 +250,7 @@ def test_what_is_not_finite_names_layer_row_and_documents(tmp_path, options):
     said = str(caught.value)
     assert f"step {step + 1} is not finite: loss nan" in said
     assert "the output of embedding, in micro-batch 2 of 2. Row 2 of it gives this alone" in said
-    assert f"document {step}/1/1 (web)" in said
+    assert f"document {step}/3 (web)" in said
     assert t.step == step
     assert len(trace(t.folder)) == step
 

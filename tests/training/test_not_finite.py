@@ -73,13 +73,12 @@ def test_a_bad_row_is_found_by_itself():
     with torch.no_grad():
         made.embedding.inner.weight[7] = 1e36
     made.embedding.weight = made.embedding.inner.weight
-    found = find(made, loss_of(made), parts)
+    found = find(made, loss_of(made), parts, documents=lambda row: [f"{row}/b.txt (web)", "c.txt (web)"])
     assert (found.place, found.micro_batch, list(found.rows)) == ("the output of embedding", 1, [1])
-    said = str(error(found, step=13, values={"loss": math.nan}, norm=math.nan, micro_batches=2, label="base", clip=0.0,
-                     documents=["a/b.txt (web)", "c.txt (web)"]))
+    said = str(error(found, step=13, values={"loss": math.nan}, norm=math.nan, micro_batches=2, label="base", clip=0.0))
     assert "step 13 is not finite: loss nan, gradient norm nan" in said
     assert "the output of embedding, in micro-batch 2 of 2" in said
-    assert "Row 2 of it gives this alone, which holds a/b.txt (web), c.txt (web)" in said
+    assert "Row 2 of it gives this alone, which holds 3/b.txt (web), c.txt (web)" in said
     assert "look at these documents" in said
     assert "set clip (now off)" in said
 
@@ -126,17 +125,19 @@ def test_where_the_second_run_is_fine_it_says_so():
     assert "second run of the same update was finite" in found.sentence(2)
 
 
-def test_with_others_every_micro_batch_runs_forward_once():
-    """Where processes wait for each other all do the same, whoever finds something."""
-    for breaks in (False, True):
-        made, runs = model(), []
-        if breaks:
-            made.norm = Broken(made.norm, lambda x: x * math.nan)
+def test_rows_of_a_pair_are_tried_together():
+    """Torn apart they would both be bad; here the second pair is."""
+    made, parts = model(), window(1, rows=6)
 
-        def loss(batch, made=made, runs=runs):
-            runs.append(torch.is_grad_enabled())
-            return loss_of(made)(batch)
+    def loss(batch):
+        found = loss_of(made)(batch)
+        bad = len(batch["input_ids"]) % 2 or (batch["input_ids"] == parts[0]["input_ids"][3]).all(-1).any()
+        return found * math.nan if bad else found
 
-        found = find(made, loss, window(4), alone=False)
-        assert runs == [False] * 4
-        assert (found.place == "the output of norm") == breaks
+    found = find(made, loss, parts, unit=2, documents=lambda row: [f"pair {row // 2}"])
+    assert (found.place, list(found.rows), found.documents) == ("the loss itself", [2], ["pair 1"])
+    assert found.sentence(1).endswith("Rows 3 to 4 of it give this alone, which hold pair 1.")
+
+
+def test_where_nothing_was_searched_it_says_so():
+    assert "was not searched" in Finding(searched=False).sentence(1)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -52,11 +51,11 @@ class Agreement:
 
 def check_facts(facts: Mapping[str, Any], world: World) -> None:
     """UserError that names each fact on which processes differ, with the ranks of the minority."""
-    said = _gathered({name: json.dumps(value, sort_keys=True, default=str) for name, value in facts.items()}, world)
+    said = world.gather({name: json.dumps(value, sort_keys=True, default=str) for name, value in facts.items()})
     for name in sorted({name for facts_of_rank in said for name in facts_of_rank}):
         usual, others = _minority([facts_of_rank.get(name) for facts_of_rank in said])
         if others:
-            raise UserError(f"processes do not agree on {name}: {_ranks(others)} {_has(others)} "
+            raise UserError(f"processes do not agree on {name}: {told_ranks(others)} {_has(others)} "
                             f"{_short(said[others[0]].get(name))}, the others {_short(usual)}", where="parallel",
                             fix="start all of them with the same recipe, data and versions")
 
@@ -65,7 +64,7 @@ def check_form(parameters: Named, world: World) -> None:
     """UserError where processes of a stage hold weights of other names, shapes, kinds or cuts."""
     form = [(name, list(p.shape), str(p.dtype), str(p.placements) if isinstance(p, DTensor) else "")
             for name, p in parameters]
-    said = _gathered((world.place("pipeline"), form), world)
+    said = world.gather((world.place("pipeline"), form))
     for stage in range(world.layout.pipeline):
         ranks = [rank for rank, (place, _) in enumerate(said) if place == stage]
         usual, others = _minority([json.dumps(said[rank][1]) for rank in ranks])
@@ -74,14 +73,14 @@ def check_form(parameters: Named, world: World) -> None:
             known = json.loads(usual)
             first = next((" ".join(map(str, mine)).strip() for mine in said[strange][1] if list(mine) not in known),
                          "of which some are missing")
-            raise UserError(f"processes hold other weights: {_ranks([ranks[at] for at in others])}, first {first}",
+            raise UserError(f"processes hold other weights: {told_ranks([ranks[at] for at in others])}, first {first}",
                             where="parallel", fix="start all of them with the same recipe and versions")
 
 
 def check_rows(window: Sequence[Batch], world: World) -> None:
     """UserError where processes that share rows (tensor, context, pipeline) read others, or where processes that are to
     read other rows all read the same."""
-    said = _gathered((world.data_rank, [_digest_of_batch(batch) for batch in window]), world)
+    said = world.gather((world.data_rank, [_digest_of_batch(batch) for batch in window]))
     by_place: dict[int, list[int]] = defaultdict(list)
     for rank, (place, _) in enumerate(said):
         by_place[place].append(rank)
@@ -89,8 +88,8 @@ def check_rows(window: Sequence[Batch], world: World) -> None:
         _, others = _minority([json.dumps(said[rank][1]) for rank in ranks])
         if others:
             strange, usual = [ranks[at] for at in others], [r for at, r in enumerate(ranks) if at not in others]
-            raise UserError(f"{_ranks(strange)} read other rows than {_ranks(usual)}, with which they share them",
-                            where="parallel", fix="give all of them the same data and the same seed")
+            raise UserError(f"{told_ranks(strange)} read other rows than {told_ranks(usual)}, with which they share "
+                            "them", where="parallel", fix="give all of them the same data and the same seed")
     read = {json.dumps(said[ranks[0]][1]) for ranks in by_place.values()}
     if len(by_place) > 1 and len(read) == 1:
         raise UserError(f"all {len(by_place)} shares of the data read the same rows", where="parallel",
@@ -100,7 +99,7 @@ def check_rows(window: Sequence[Batch], world: World) -> None:
 def check_weights(parameters: Named, world: World) -> None:
     """MachineError that names the weights whose copies differ, and the ranks of the minority."""
     parts = {name: (repr(_part(p)), _digest(p)) for name, p in parameters}
-    said = _gathered((world.place("pipeline"), parts), world)
+    said = world.gather((world.place("pipeline"), parts))
     copies: dict[Hashable, list[int]] = defaultdict(list)
     for rank, (stage, held) in enumerate(said):
         for name, (part, _) in held.items():
@@ -112,17 +111,9 @@ def check_weights(parameters: Named, world: World) -> None:
             wrong.setdefault(name, set()).update(ranks[at] for at in others)
     if wrong:
         ranks = sorted(set().union(*wrong.values()))
-        raise MachineError(f"copies of {len(wrong)} weights differ on {_ranks(ranks)}, first {next(iter(wrong))}",
+        raise MachineError(f"copies of {len(wrong)} weights differ on {told_ranks(ranks)}, first {next(iter(wrong))}",
                            where="parallel",
                            fix="go on from the last checkpoint without that machine: it computes or remembers wrongly")
-
-
-def _gathered(value: Any, world: World) -> list[Any]:
-    if world.groups is None:
-        return [value]
-    found: list[Any] = [None] * world.size
-    dist.all_gather_object(found, value)
-    return found
 
 
 def _minority(values: Sequence[Any]) -> tuple[Any, list[int]]:
@@ -162,7 +153,8 @@ def _digest_of_batch(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def told_ranks(ranks: Sequence[int]) -> str:
+    """Some processes, in words."""
     shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"
 

@@ -143,6 +143,14 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What every process says, on all of them, by rank; values that can be pickled."""
+        if self.groups is None:
+            return [value]
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, value)
+        return said
+
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
         """The first process runs the body before the others do: what it caches, they find. They wait for as long as it
