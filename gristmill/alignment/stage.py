@@ -170,6 +170,10 @@ class Pairs:
     def window(self, step: int) -> Sequence[Batch]:
         return [collate([row for i in self.order.at(step) for row in self.pairs[int(i)]])]
 
+    def documents(self, step: int, row: int) -> list[str]:
+        """The pair that a row of update `step` belongs to, by its place in preferences.json."""
+        return [f"pair {int(self.order.at(step)[row // 2]) + 1} of `train` in preferences.json"]
+
 
 @dataclass
 class HeldOut:

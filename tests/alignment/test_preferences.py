@@ -36,3 +36,15 @@ def test_rows_hold_targets_only_on_the_answer():
     assert batch["targets"][1, :3].tolist() == [10, 11, -100]
     assert batch["document_ids"][0, :4].tolist() == [0, 0, 0, -1]
     torch.testing.assert_close(batch["reference_logps"], torch.tensor([-1.5, -2.5]))
+
+
+def test_a_row_of_an_update_is_known_by_its_pair():
+    from gristmill.alignment.stage import Pairs, Row
+    from gristmill.tokens.batches import ShuffledOrder
+
+    rows = [(Row([9, number, 1], 1, 0.0), Row([9, number, 2], 1, 0.0)) for number in range(5)]
+    pairs = Pairs(rows, ShuffledOrder(5, 3, 0, None))
+    for step in range(3):
+        ids = pairs.window(step)[0]["input_ids"]
+        for row in range(len(ids)):
+            assert pairs.documents(step, row) == [f"pair {int(ids[row, 1]) + 1} of `train` in preferences.json"]
