@@ -27,6 +27,8 @@ class Conversation:
 
     messages: list[Message]
     source: str
+    id: str
+    """Where it was found."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Docstrings:
         left = self.limit
         makers = [(name, make) for name, make, wanted in (
             ("explain", explain_pair, self.explain), ("complete", complete_pair, self.complete)) if wanted]
-        for _, function in documented_functions(inputs[self.corpus].path, split, derive_seed("docstrings")):
+        for key, function in documented_functions(inputs[self.corpus].path, split, derive_seed("docstrings")):
             for name, make in makers:
                 pair = make(function)
                 if len(pair.answer) > self.longest:
@@ -78,7 +80,7 @@ class Docstrings:
                 if left == 0:
                     return
                 left -= 1
-                yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], name)
+                yield Conversation([*pair.messages, {"role": "assistant", "content": pair.answer}], name, key)
 
 
 @config
@@ -106,7 +108,7 @@ class InstructionFile:
                 continue
             held_out = fraction("instructions", canonical_json(messages)) < self.valid
             if held_out == (split != "train"):
-                yield Conversation(messages, path.name)
+                yield Conversation(messages, path.name, f"{path.name}:{number}")
 
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}

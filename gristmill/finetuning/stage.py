@@ -99,8 +99,8 @@ class Finetune:
         if proposal is not None:
             context.progress.say(f"  {proposal.line()}")
         rejects = Rejects({}, [])
-        train = self._rows(context, tokenizer, "train", length, rejects)
-        valid = self._rows(context, tokenizer, "valid", length, Rejects({}, []))
+        train, names = self._rows(context, tokenizer, "train", length, rejects)
+        valid, _ = self._rows(context, tokenizer, "valid", length, Rejects({}, []))
         if not len(train):
             raise UserError(f"no conversation can be trained on; rejected: {rejects.counts or 'none, there were none'}",
                             where=f"{context.name}: data", fix="check the data source, or raise `context`")
@@ -119,7 +119,7 @@ class Finetune:
             context.progress.say(f"  {missed}")
         trainer = Trainer(
             model=model.to(compute.device), objective=loss,
-            source=Dealt(Mixed(conversations, general), (world.data_rank, world.data_size)), steps=steps,
+            source=Dealt(Mixed(conversations, general, names), (world.data_rank, world.data_size)), steps=steps,
             compute=compute, folder=context.work, checkpoints=context.checkpoints, config=self.training,
             evaluate=HeldOut(valid, held_out, length, compute), progress=context.progress, label=context.name,
             seed=derive_seed(context.seed, "dropout"), world=world,
@@ -144,7 +144,8 @@ class Finetune:
         return {"conversations": used, "rejected": sum(rejects.counts.values()), **result}
 
     def _rows(self, context: StageContext, tokenizer: Tokenizer, split: str, length: int,
-              rejects: Rejects) -> Rows:
+              rejects: Rejects) -> tuple[Rows, list[str]]:
+        """Packed rows, and where each of their examples was found."""
         found = list(self.data.conversations(split, context.inputs, rejects))
         if split != "train":
             found = found[:HELD_OUT_CONVERSATIONS]
@@ -158,7 +159,7 @@ class Finetune:
                                 ("no answer to learn from", rows.report.without_targets)):
             for number in numbers:
                 rejects.add(reason, found[number].source, found[number].messages[0]["content"])
-        return rows
+        return rows, [conversation.id for conversation in found]
 
 
 @dataclass
@@ -167,6 +168,8 @@ class Mixed:
 
     conversations: RowBatches
     general: PackedBatches | None
+    names: Sequence[str] = ()
+    """Where each conversation was found."""
 
     def window(self, step: int) -> Sequence[Batch]:
         batch: Batch = self.conversations.batch(step)  # type: ignore[assignment]
@@ -174,6 +177,15 @@ class Mixed:
             return [batch]
         text: Batch = self.general.batch(step)  # type: ignore[assignment]
         return [{name: torch.cat([tensor, text[name]]) for name, tensor in batch.items()}]
+
+    def documents(self, step: int, row: int) -> list[str]:
+        """The conversations, or the documents of general text, in a row of update `step`."""
+        own = self.conversations.order.at(step)
+        if row < len(own):
+            return [self.names[example] for example in self.conversations.rows[int(own[row])]]
+        if self.general is None:
+            return []
+        return self.general.documents(step * self.general.batch_size + row - len(own))
 
 
 @dataclass

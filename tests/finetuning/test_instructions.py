@@ -63,3 +63,14 @@ def test_bad_rows_are_counted_with_their_line(tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         list(InstructionFile(path="nowhere.jsonl").conversations("train", {}, Rejects({}, [])))
+
+
+def test_a_row_of_an_update_is_known_by_its_conversations():
+    from gristmill.finetuning.stage import Mixed
+    from gristmill.tokens import RowBatches, pack_examples
+
+    examples = [([number, number, number], [0, 1, 1]) for number in range(10)]
+    mixed = Mixed(RowBatches(pack_examples(examples, 4), batch=3, seed=0), None, [f"a.jsonl:{n}" for n in range(10)])
+    for step in range(4):
+        for row, ids in enumerate(mixed.window(step)[0]["input_ids"]):
+            assert mixed.documents(step, row) == [f"a.jsonl:{n}" for n in ids[::2].tolist()]
