@@ -75,3 +75,21 @@ def test_nothing_counts_for_nothing_and_changes_no_row():
     assert CausalLM().counts(empty) == {"loss": 0}
     assert (empty["document_ids"] == -1).all()
     assert (batch["targets"] >= 0).all()
+
+
+def test_rows_that_are_dealt_keep_their_documents():
+    class Text:
+        def window(self, step):
+            return [{"input_ids": torch.arange(at, at + rows)[:, None], "targets": torch.zeros(rows, 1).long()}
+                    for at, rows in ((0, 3), (3, 1), (4, 4))]
+
+        def documents(self, step, row):
+            return [f"{row}.txt"]
+
+    for share in range(2):
+        dealt, row = Dealt(Text(), (share, 2)), 0
+        for batch in dealt.window(0):
+            for number, target in zip(batch["input_ids"][:, 0].tolist(), batch["targets"], strict=True):
+                if target >= 0:
+                    assert dealt.documents(0, row) == [f"{number}.txt"]
+                row += 1
