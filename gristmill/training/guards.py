@@ -16,6 +16,7 @@ from gristmill.training.config import TrainingConfig
 from gristmill.training.device import Compute
 from gristmill.training.noise_scale import NoiseScale, at_least_two, check_whole_gradients
 from gristmill.training.outliers import Outliers
+from gristmill.training.parallel.gradients import sum_of_squares
 from gristmill.training.parallel.world import World
 from gristmill.training.report import Count
 from gristmill.training.scaler import LOWEST, LossScaler
@@ -52,21 +53,24 @@ class Guards:
         """To be called after the backward pass of micro-batch `number`, before gradients are shared."""
         if self.noise is not None and number == 0 and self.several:
             gradients = [p.grad for p in parameters if p.grad is not None]
-            self.first = nn.utils.get_total_norm(gradients).square() if gradients else None
+            self.first = sum_of_squares(gradients).float() if gradients else None
 
     @torch.no_grad()
     def compare(self, norm: Tensor, first: int, counted: Count) -> None:
         """For the noise scale. norm: of all gradients of the update, as `after` saw them; first, counted: targets in
         this process's first micro-batch, and in all of the update."""
-        if self.noise is None or self.first is None:
+        if self.noise is None or (self.first is None and self.world.size == 1):
             return
         factor = 1.0 if self.scaler is None else self.scaler.factor()
         # Gradients are sums over the count of the whole update; those of a part are made means of their own.
-        own = self.first * (counted / max(first, 1)) ** 2
-        shared = torch.stack([own, torch.full((), float(first), device=own.device)])
-        small, size = self.world.sum(shared, "tokens") / self.world.size
-        everything = counted.float() if isinstance(counted, Tensor) else torch.full((), float(counted),
-                                                                                    device=own.device)
+        shared = norm.new_zeros(3)
+        if self.first is not None:
+            own = self.first * (counted / max(first, 1)) ** 2
+            shared = torch.stack([own, own.new_tensor(float(first)), torch.ones_like(own)])
+        # A process whose share was a single row has no part to compare. Where all are such, nothing finite is added.
+        *sums, parts = self.world.sum(shared, "tokens")
+        small, size = (total / parts for total in sums)
+        everything = counted.float() if isinstance(counted, Tensor) else norm.new_tensor(float(counted))
         self.noise.add(small / factor**2, size, norm.square() / factor**2, everything)
 
     def judge(self, parameters: Iterable[nn.Parameter], loss: Tensor | None, norm: Tensor
