@@ -187,9 +187,17 @@ class StackExchange:
         if not body:
             yield Reject(document, "no_text", "the question has no body")
             return
-        taken = [attributes(raw) for raw in answers.best(number, accepted, self.answers)]
-        taken = [one for one in taken if _number(one, "Score") >= self.answer_score or _number(one, "Id") == accepted]
-        replies = [(one, text) for one in taken if (text := fragment_text(one.get("Body", "")))]
+        taken: dict[int, Row] = {}
+        for place, one in enumerate(attributes(raw) for raw in answers.best(number, accepted, self.answers)):
+            if (answer := _number(one, "Id")) not in taken:
+                taken[answer] = one
+                continue
+            repeated = self._document(item, source, offset, one)
+            repeated.id += f"#{answer}!{place}"
+            yield Reject(repeated, "duplicate_id", f"answer {answer} to question {number} is there already")
+        good = [one for answer, one in taken.items()
+                if _number(one, "Score") >= self.answer_score or answer == accepted]
+        replies = [(one, text) for one in good if (text := fragment_text(one.get("Body", "")))]
         if not replies and not self.unanswered:
             yield Reject(document, "unanswered", f"no answer with a score of {self.answer_score} or more")
             return

@@ -221,6 +221,15 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert read(data, tmp_path, answer_score=-9)[1].metadata["title"] == "Title 2"
 
 
+def test_an_answer_that_comes_twice_is_taken_once(tmp_path):
+    text = posts(question(2), answer(1, 2, Score=1), answer(1, 2, Score=1))
+    for form in ("threads", "pairs"):
+        reader, item = source(text, tmp_path, form=form, answers=3)
+        repeated, kept = reader.read(Range(item), "se")
+        assert (repeated.reason, repeated.detail) == ("duplicate_id", "answer 1 to question 2 is there already")
+        assert [one["id"] for one in kept.metadata["answers"]] == [1]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lines=st.lists(
@@ -254,7 +263,7 @@ def test_any_cut_gives_the_same_documents_and_those_of_a_plain_join(tmp_path_fac
                 for place, a in enumerate(found)
                 if a["PostTypeId"] == "2" and a["ParentId"] == one["Id"]
             ]
-            taken = [n for worse, score, n, _ in sorted(answers)[:2] if score <= 0 or not worse]
+            taken = list(dict.fromkeys(n for worse, score, n, _ in sorted(answers)[:2] if score <= 0 or not worse))
             expected += [[n] for n in taken] if form == "pairs" else [taken] if taken else []
     assert [[a["id"] for a in one.metadata["answers"]] for one in whole if isinstance(one, Document)] == expected
 
