@@ -41,4 +41,5 @@ class HeldOut:
             values["score"] = values["valid_bits_per_byte"] = bits_per_byte(scores, self.batches.total_bytes)
         if not self.passes.whole:
             return values
-        return {**values, **trace_predictions(model, self.tokenizer, self.task, self.prompts)}
+        with self.compute.autocast():  # as in training: shards of the weights are gathered in its precision
+            return {**values, **trace_predictions(model, self.tokenizer, self.task, self.prompts)}

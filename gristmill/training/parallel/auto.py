@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 
 from gristmill.core.errors import UserError
-from gristmill.models.config import DecoderConfig
 from gristmill.objectives.base import Objective
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.objectives.r_drop import RDrop
@@ -163,7 +162,7 @@ def check(work: Workload, layout: Layout) -> None:
         check_whole_gradients(layout)
     if layout.tensor > 1:
         tensor.check(work.config, work.objective, layout)
-        if layout.sequence and isinstance(work.config, DecoderConfig):
+        if layout.sequence and layout.pipeline > 1:
             tensor.check_rows(work.shortest or work.context, layout.tensor)
     if layout.pipeline > 1:
         if work.scores_whole:

@@ -8,13 +8,13 @@ layer, or travel round (`ring.py`); documents, windows, sparse patterns and pref
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.core.errors import InternalError, UserError
@@ -25,14 +25,10 @@ from gristmill.models.layers.masks import CAUSAL, Pattern
 from gristmill.models.layers.moe import expert_layers
 from gristmill.objectives.base import Batch
 from gristmill.objectives.causal_lm import CausalLM
-from gristmill.objectives.cross_entropy import IGNORED
 from gristmill.training.parallel.collectives import gather, gathered
 from gristmill.training.parallel.ring import ring_attention
-from gristmill.training.parallel.stretches import Stretches
+from gristmill.training.parallel.stretches import PADDING, Stretches, filled
 from gristmill.training.parallel.world import World
-
-PADDING: dict[str, int] = {"input_ids": 0, "targets": IGNORED, "document_ids": -1, "prefix": 0}
-"""What of a batch is cut, and what fills rows up whose length is no multiple of the number of stretches."""
 
 
 @dataclass
@@ -43,6 +39,8 @@ class Context:
     group: Any
     config: DecoderConfig
     method: str = "all_gather"
+    tensor: int = 1
+    """Into how many stretches more the tokens of a process are cut."""
     cutting: bool = True
     lengths: set[int] = field(default_factory=set)
     """Tokens a row that were given out."""
@@ -50,20 +48,15 @@ class Context:
     def __call__(self, batch: Batch) -> Batch:
         """The tokens of this process, with their positions in whole rows.
 
-        Rows whose length is no multiple of the number of stretches are filled up with padding. Raises UserError for
+        Rows that cannot be cut into equal stretches are filled up with padding. Raises UserError for
         rows that are too long for the positions that the model has.
         """
-        unknown = set(batch) - set(PADDING) - {"position_ids"}
+        unknown = set(batch) - set(PADDING)
         if unknown:
             raise InternalError(f"context parallelism does not know how a batch's {', '.join(sorted(unknown))} are cut")
-        time = batch["input_ids"].shape[1]
-        positions = self._positions(batch)
-        filled = -time % self.stretches.number
-        if filled and "document_ids" not in batch:  # so that padding is told from tokens
-            batch = {**batch, "document_ids": torch.zeros_like(batch["input_ids"])}
-        part = {name: self.stretches.cut(F.pad(tensor, (0, filled), value=PADDING[name]))
-                for name, tensor in batch.items() if name != "position_ids"}
-        part["position_ids"] = self.stretches.cut(F.pad(positions, (0, filled)))
+        multiple = math.lcm(self.stretches.number, self.stretches.size * self.tensor)
+        rows = filled({**batch, "position_ids": self._positions(batch)}, multiple)
+        part = {name: self.stretches.cut(tensor) for name, tensor in rows.items()}
         self.lengths.add(part["input_ids"].shape[1])
         return part
 
@@ -142,7 +135,8 @@ def share_context(model: nn.Module, world: World, objective: Any = None) -> Cont
     config: Any = getattr(model, "config", None)
     method = world.layout.context_method
     check_context(config, objective, method)
-    context = Context(Stretches(world.place("context"), world.layout.context), world.group("context"), config, method)
+    context = Context(Stretches(world.place("context"), world.layout.context), world.group("context"), config, method,
+                      world.layout.tensor if world.layout.sequence else 1)
     for module in model.modules():
         if isinstance(module, Attention):
             module.mix = context.mix  # type: ignore[assignment]

@@ -6,7 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from gristmill.objectives.base import IGNORED, Batch
+
+PADDING: dict[str, int] = {"input_ids": 0, "targets": IGNORED, "document_ids": -1, "position_ids": 0, "prefix": 0}
+"""What fills rows up; nothing else of a batch can be cut."""
+
+
+def filled(batch: Batch, number: int) -> Batch:
+    """Rows of a multiple of `number` tokens: those of `batch` with padding behind them, which no token before it sees,
+    and which `document_ids` tell from tokens."""
+    more = -batch["input_ids"].shape[1] % number
+    if not more:
+        return batch
+    if "document_ids" not in batch:
+        batch = {**batch, "document_ids": torch.zeros_like(batch["input_ids"])}
+    return {name: F.pad(tensor, (0, more), value=PADDING[name]) for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from gristmill.objectives.base import Objective
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.objectives.r_drop import RDrop
 from gristmill.training.parallel.layout import Layout
+from gristmill.training.parallel.stretches import filled
 from gristmill.training.parallel.vocabulary_loss import VocabularyLoss
 from gristmill.training.parallel.world import World
 
@@ -57,9 +58,7 @@ def split_matrices(model: Body, objective: Objective, attached: nn.Module | None
     else:
         for block in model.all_blocks:
             _apply(block, mesh, _other_block(block))
-    for parameter in model.parameters():
-        if isinstance(parameter, DTensor):
-            parameter.register_post_accumulate_grad_hook(_finish_sum)
+    finish_sums(model)
 
 
 def check(config: Any, objective: Objective, layout: Layout, attached: nn.Module | None = None) -> None:
@@ -98,6 +97,8 @@ def _split_decoder(model: decoder.Decoder, mesh: DeviceMesh, world: World) -> No
         plan["positions"] = ColwiseParallel(output_layouts=between)
     if model.head is not None:
         plan["head"] = ColwiseParallel(use_local_output=False)
+    if world.layout.sequence and world.layout.pipeline == 1:
+        model.hidden = _Hidden(model, world.layout.tensor)  # type: ignore[method-assign]
     _apply(model, mesh, plan)
     for block in model.blocks:
         _apply(block, mesh, _decoder_block(block, between))
@@ -159,6 +160,14 @@ def _apply(module: nn.Module, mesh: DeviceMesh, plan: Plan) -> None:
         parallelize_module(module.get_submodule(path), mesh, style, src_data_rank=None)
 
 
+def finish_sums(module: nn.Module) -> None:
+    """From now on gradients are whole as soon as they are there. Not of parameters on meta: to be called again when
+    they have storage, as hooks do not move with them."""
+    for parameter in module.parameters():
+        if isinstance(parameter, DTensor) and not parameter.is_meta:
+            parameter.register_post_accumulate_grad_hook(_finish_sum)
+
+
 @torch.no_grad()
 def _finish_sum(parameter: Tensor) -> None:
     """A weight that all processes hold got a gradient from the tokens, or heads, of each. (FSDP2 does it itself.)"""
@@ -202,6 +211,24 @@ class _OwnBias(ParallelStyle):
 
         module.register_forward_pre_hook(own)
         return module
+
+
+class _Hidden:
+    """`Decoder.hidden` of rows of any length: filled up until they can be cut into equal stretches."""
+
+    def __init__(self, model: decoder.Decoder, size: int) -> None:
+        self.model, self.size = model, size
+
+    def __call__(self, input_ids: Tensor, *, document_ids: Tensor | None = None, position_ids: Tensor | None = None,
+                 prefix: Tensor | None = None, cache: Any = None) -> Tensor:
+        time, own = input_ids.shape[1], {"document_ids": document_ids, "position_ids": position_ids, "prefix": prefix}
+        if time % self.size == 0 or cache is not None:
+            return decoder.Decoder.hidden(self.model, input_ids, **own, cache=cache)
+        # Before padding is there, so that it counts for no position.
+        own["position_ids"] = self.model.placed(input_ids, document_ids, position_ids)
+        given = {name: tensor for name, tensor in own.items() if tensor is not None}
+        rows: Any = filled({"input_ids": input_ids, **given}, self.size)
+        return decoder.Decoder.hidden(self.model, **rows)[:, :time]
 
 
 class _Divides:

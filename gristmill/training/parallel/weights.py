@@ -38,3 +38,7 @@ def fill(module: nn.Module, weights: Withheld, world: World, strict: bool = True
     state: dict[str, Any] = dict(weights)
     set_model_state_dict(module, state, options=StateDictOptions(
         full_state_dict=True, broadcast_from_rank0=True, strict=strict))
+    if world.layout.tensor > 1:
+        from gristmill.training.parallel import tensor
+
+        tensor.finish_sums(module)

@@ -118,12 +118,18 @@ def test_fewer_rows_than_processes_cut_matrices_and_the_reason_says_so():
 
 @pytest.mark.parametrize("changes", [
     {"config": dataclasses.replace(TINY, mlp_dim=63)}, {"config": dataclasses.replace(TINY, vocab_size=511)},
-    {"shortest": 63}, {"config": dataclasses.replace(TINY, heads=3, kv_heads=3)}],
-    ids=["mlp_dim", "vocab_size", "rows", "heads"])
+    {"config": dataclasses.replace(TINY, heads=3, kv_heads=3)}], ids=["mlp_dim", "vocab_size", "heads"])
 def test_what_tensor_cannot_cut_is_cut_along_rows(changes):
     """With all rows at once a pipeline has too few micro-batches; with one row at once it has two."""
     assert proposed(**changes).layout == Layout(shard=2, context=2)
     assert proposed(**changes, rows=3, micro_batch=1).layout == Layout(pipeline=2, shard=2)
+
+
+def test_rows_of_any_length_are_cut_but_in_a_pipeline():
+    wanted = work(TINY, 8, micro_batch=1, shortest=63)
+    assert possible(wanted, Layout(tensor=2))
+    assert not possible(wanted, Layout(pipeline=2, tensor=2))
+    assert possible(wanted, Layout(pipeline=2, tensor=2, sequence=False))
 
 
 def test_the_objective_says_what_can_be_cut():

@@ -136,6 +136,29 @@ def test_a_loss_over_a_cut_vocabulary_is_that_over_a_whole_one(name, ties):
     assert worst([numbers for numbers, _ in results])[1] < 1e-6
 
 
+ROWS = {"llama": CONFIGS["llama"], "gpt2": CONFIGS["gpt2"], "experts": CONFIGS["experts"],
+        "dynamic": tiny(context=10, rope_scaling={"rope_type": "dynamic", "factor": 4.0})}
+
+
+def _odd_rows(rank: int, text: str, name: str, documents: bool) -> dict[str, float]:
+    return differences(Layout.parse(text), ROWS[name], time=15, documents=documents)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_that_cannot_be_cut_are_filled_up(name, documents):
+    if name == "dynamic" and documents:
+        pytest.skip("one text alone, whose length scales its positions")
+    found = worst(run_ranks(_odd_rows, 2, "tensor=2", name, documents))
+    assert found[1] < 3e-6, found
+
+
+@pytest.mark.slow
+def test_the_shares_of_rows_are_filled_up_too():
+    found = worst(run_ranks(_odd_rows, 8, "context=2,tensor=4", "gpt2", True))
+    assert found[1] < 3e-6, found
+
+
 def _regularised(rank: int) -> dict[str, float]:
     return differences(Layout(tensor=2), CONFIGS["llama"], 1, CausalLM(label_smoothing=0.1, z_loss=1e-3))
 
@@ -146,7 +169,7 @@ def test_the_options_of_the_objective_reach_the_cut_loss():
 
 def _logits(rank: int, text: str) -> float:
     model = made(CONFIGS["llama"])
-    ids = rows(CONFIGS["llama"])["input_ids"]
+    ids = rows(CONFIGS["llama"])["input_ids"][:, :15]
     with torch.no_grad():
         expected = model(ids)
     passes = parallelise(model, CausalLM(), None, world_of(Layout.parse(text)), COMPUTE)
@@ -195,9 +218,7 @@ def _refused(rank: int, name: str) -> str:
                    "vocab_size": tiny(vocab_size=63)}.get(name, tiny())
     objective: Any = RDrop(CausalLM(), 1.0) if name == "RDrop" else CausalLM()
     try:
-        passes = parallelise(made(config), objective, None, world_of(Layout(tensor=2)), COMPUTE)
-        if name == "row":
-            passes.score({key: tensor[:, :15] for key, tensor in rows(config).items()})
+        parallelise(made(config), objective, None, world_of(Layout(tensor=2)), COMPUTE)
     except UserError as error:
         return str(error)
     return ""
@@ -206,7 +227,7 @@ def _refused(rank: int, name: str) -> str:
 @pytest.mark.parametrize(("name", "said"), [
     ("heads", "heads = 3 cannot be cut into 2 equal parts"), ("kv_heads", "kv_heads = 1 cannot"),
     ("mlp_dim", "mlp_dim = 47 cannot"), ("vocab_size", "vocab_size = 63 cannot"),
-    ("RDrop", "RDrop reads the whole vocabulary"), ("row", "a row of 15 tokens cannot be cut into 2 equal stretches")])
+    ("RDrop", "RDrop reads the whole vocabulary")])
 def test_what_does_not_divide_is_refused_with_a_way_out(name, said):
     for error in run_ranks(_refused, 2, name):
         assert said in error
