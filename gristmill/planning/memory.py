@@ -140,7 +140,7 @@ def _stage(
         saved -= copies * (1 - 1 / layout.tensor)
     logits = _logits(found, batch, layout, low) if last else 0.0
     waiting = saved * in_flight
-    largest = found.largest_block / layout.tensor * (inside + experts) / max(inside + experts * layout.expert, 1)
+    largest = found.largest_block * (inside + experts) / max(inside * layout.tensor + experts * layout.expert, 1)
     buffers = kept.recomputed(rows, checkpointing, blocks) + (2 * low * largest if gathered else 0)
     if optimizer == "muon":
         # Its workspace comes when activations are gone: only what is larger than they were adds to the peak.
@@ -159,7 +159,7 @@ def _parameters(found: Anatomy, layout: Layout, blocks: slice, first: bool, last
     share = sum(found.per_block[blocks]) / max(whole, 1)
     norms = sum(p for part, p in found.parameters.items() if part == "norms")
     inside = share * ((whole - found.parameters["experts"] - norms) / layout.tensor + norms)
-    experts = share * found.parameters["experts"] / (layout.tensor * layout.expert)
+    experts = share * found.parameters["experts"] / layout.expert  # tensor leaves them whole
     ends = found.total - whole
     head = found.parameters["head"]
     outside = 0.0

@@ -156,6 +156,14 @@ def test_a_plan_is_built_with_the_objective_and_the_batch_of_the_recipe(tmp_path
         planned(tmp_path, "--parallel", "pipeline=2", "--micro-batch", "8", "--build")
 
 
+@pytest.mark.parametrize("layout", [Layout(tensor=2), Layout(shard=2, tensor=2)], ids=lambda one: one.describe())
+def test_experts_are_planned_whole_where_matrices_are_cut(layout):
+    config = tiny(family="moe", layers=2, mlp_dim=64, moe=MoEConfig(experts=4, active=2))
+    work = Workload(config=config, rows=4, context=16, precision="fp32")
+    [built] = dry_run(work, layout, device="cpu")
+    assert built.memory.weights == pytest.approx(predicted(work, layout, device="cpu").weights, rel=0.05)
+
+
 @pytest.mark.parametrize("expert", [2, 4])
 def test_experts_over_the_processes_of_a_row_are_planned_as_they_are_built(expert):
     config = tiny(family="moe", layers=2, mlp_dim=64, moe=MoEConfig(experts=4, active=2))
