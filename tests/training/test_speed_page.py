@@ -44,7 +44,7 @@ def test_ours_is_first_at_a_loss(kind: str) -> None:
         assert row["ratios"][0] > 1, row
 
 
-@pytest.mark.parametrize(("kind", "share"), [("avx512", 0.65), ("amx", 0.55)])
+@pytest.mark.parametrize(("kind", "share"), [("avx512", 0.65), ("amx", 0.65)])
 def test_what_was_measured_is_fast(kind: str, share: float) -> None:
     """Stored, so that no busy machine fails it: a share of the matmul rate at (ii), and faster than everybody."""
     rows = [row for row in drawing()["result"](kind)["speed"] if "peer" in row]
