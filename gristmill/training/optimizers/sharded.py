@@ -132,9 +132,15 @@ def refuse_cut_blocks(name: str, parameters: Iterable[tuple[str, Tensor]], block
         cut = [(at, placement) for at, placement in enumerate(parameter.placements) if not placement.is_replicate()]
         processes = math.prod(parameter.device_mesh.size(at) for at, _ in cut)
         rows = all(type(placement) is Shard and placement.dim == 0 for _, placement in cut)
-        if not rows or parameter.shape[0] % processes or parameter.numel() // processes % block:
-            raise UserError(
-                f"{name} shares a scale among {block} numbers, and {processes} processes would cut such blocks of "
-                f"{label} {tuple(parameter.shape)}", where="training.optimizer.kind",
-                fix="shard over a divisor of its rows that leaves each process whole blocks, without tensor; or use "
-                    "another kind, such as adamw, muon or adafactor; or replicate")
+        check_blocks(name, label, parameter.shape, processes, block, rows)
+
+
+def check_blocks(name: str, label: str, shape: torch.Size, processes: int, block: int, rows: bool = True) -> None:
+    """UserError where a parameter of this shape, cut for so many processes, leaves one a part of a block. rows: whether
+    only its rows are dealt out."""
+    if not rows or shape[0] % processes or shape.numel() // processes % block:
+        raise UserError(
+            f"{name} shares a scale among {block} numbers, and {processes} processes would cut such blocks of "
+            f"{label} {tuple(shape)}", where="training.optimizer.kind",
+            fix="shard over a divisor of its rows that leaves each process whole blocks, without tensor; or use "
+                "another kind, such as adamw, muon or adafactor; or replicate")

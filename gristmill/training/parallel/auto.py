@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from gristmill.core.errors import UserError
+from gristmill.models.loading import skeleton
 from gristmill.objectives.base import Objective
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.objectives.r_drop import RDrop
@@ -25,6 +26,9 @@ from gristmill.training.activation_checkpointing import Checkpointing
 from gristmill.training.config import TrainingConfig
 from gristmill.training.fit_memory import container_limits, expected, to_planned
 from gristmill.training.noise_scale import check_whole_gradients
+from gristmill.training.optimizers.adamw8bit import WHOLE
+from gristmill.training.optimizers.blockwise import BLOCK
+from gristmill.training.optimizers.sharded import check_blocks
 from gristmill.training.parallel.layout import Layout
 
 WHY = {
@@ -173,6 +177,17 @@ def check(work: Workload, layout: Layout) -> None:
         layout.check_micro_batches(-(-_share(fewest, layout) // work.micro_batch))
     if layout.context > 1:
         check_context(work.config, work.objective, layout.context_method)
+    if work.optimizer == "adamw8bit":
+        _check_eight_bits(work.config, layout)
+
+
+def _check_eight_bits(config: Any, layout: Layout) -> None:
+    """UserError where the states of `AdamW8bit` would be cut within blocks; tensor cuts columns of outward matrices."""
+    processes = layout.shard * layout.context * layout.tensor
+    for name, parameter in skeleton(config).named_parameters() if processes > 1 else ():
+        if parameter.numel() >= WHOLE:
+            check_blocks("adamw8bit", name, parameter.shape, processes, BLOCK,
+                         rows=layout.tensor == 1 or parameter.ndim == 1)
 
 
 def _share(rows: int, layout: Layout) -> int:

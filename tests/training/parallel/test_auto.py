@@ -105,8 +105,9 @@ TINY = DecoderConfig(vocab_size=512, dim=32, layers=4, heads=4, kv_heads=4, head
 
 
 def proposed(rows=2, **more):
+    available = more.pop("available", 6 * GB)
     return propose(work(more.pop("config", TINY), rows, **{"micro_batch": rows, **more}), 4, per_host=4,
-                   available=6 * GB)
+                   available=available)
 
 
 def test_fewer_rows_than_processes_cut_matrices_and_the_reason_says_so():
@@ -147,6 +148,17 @@ def test_what_reads_whole_gradients_or_models_is_kept_whole():
     assert proposed(rows=4, noise_scale=True).layout == Layout(replicate=4)
     odd = dataclasses.replace(TINY, mlp_dim=63)
     assert proposed(config=odd, rows=2, micro_batch=1, scores_whole=True).layout == Layout(shard=2, context=2)
+
+
+def test_eight_bit_states_are_cut_between_blocks():
+    """Of matrices with blocks rows alone are dealt out, each process whole blocks."""
+    large = dataclasses.replace(TINY, dim=64, head_dim=16, mlp_dim=128)
+    assert proposed(config=large).layout == Layout(shard=2, tensor=2)
+    assert proposed(config=large, optimizer="adamw8bit").layout == Layout(shard=2, context=2)
+    odd = dataclasses.replace(large, vocab_size=510)
+    with pytest.raises(UserError, match=r"context=2: adamw8bit shares a scale among \d+ numbers.*embedding.weight"):
+        proposed(config=odd, optimizer="adamw8bit")
+    assert proposed(config=odd, optimizer="adamw8bit", rows=4).layout == Layout(replicate=4)
 
 
 def test_sizes_are_divisors():
