@@ -71,7 +71,7 @@ def panel(left: float, title: str, below: str, places: Sequence[float], rows: Se
 
 def picture() -> str:
     """Seconds for a million tokens by size of model and by context, as SVG."""
-    rows = result("avx512")["scale"]
+    rows = result("amx")["scale"]
     sizes, contexts = ([row for row in rows if row["axis"] == axis] for axis in ("size", "context"))
     second = LEFT + (WIDTH - LEFT - BETWEEN - 12) / 2 + BETWEEN
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
