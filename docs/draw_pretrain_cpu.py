@@ -15,7 +15,9 @@ IMAGE = Path(__file__).parent / "images" / "pretrain-cpu.svg"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 KINDS = {"avx512": "pretrain_cpu.json", "amx": "pretrain_cpu-amx.json"}
 """By what products were made with."""
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM, BETWEEN = 640, 250, 56, 34, 42, 70
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, BETWEEN, RIGHT = 640, 250, 56, 34, 42, 70, 20
+LABEL = 38
+"""Room for a label below an axis."""
 BLUE, ORANGE, GREY = "#3b82f6", "#f59e0b", "#7d8590"
 """Of middle lightness: they stand out on white and on black."""
 LINES = (("ours", BLUE, "seconds_a_million_tokens"), ("transformers, bf16", ORANGE, "theirs"))
@@ -36,7 +38,7 @@ def short(number: float) -> str:
 
 def panel(left: float, title: str, below: str, places: Sequence[float], rows: Sequence[dict[str, Any]]) -> str:
     """Seconds for a million tokens over sizes, both axes logarithmic."""
-    width = (WIDTH - LEFT - BETWEEN - 12) / 2
+    width = (WIDTH - LEFT - BETWEEN - RIGHT) / 2
     floor = HEIGHT - BOTTOM
     values = [row[key] for row in rows for _, _, key in LINES]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -54,9 +56,13 @@ def panel(left: float, title: str, below: str, places: Sequence[float], rows: Se
         parts.append(f'<path d="M{left:.1f} {at:.1f}h{width:.1f}" stroke="{GREY}" stroke-opacity="0.25"/>'
                      f'<text x="{left - 6:.1f}" y="{at + 4:.1f}" fill="{GREY}" text-anchor="end">{short(10 ** power)}'
                      "</text>")
+    taken = -math.inf  # up to where the first line of labels reaches
     for place in places:
-        parts.append(f'<text x="{x(place):.1f}" y="{floor + 16}" fill="{GREY}" text-anchor="middle">{short(place)}'
-                     "</text>")
+        lower = x(place) - taken < LABEL
+        taken = taken if lower else x(place)
+        label = f"{place:,}" if place < 10_000 else short(place)
+        parts.append(f'<text x="{x(place):.1f}" y="{floor + (29 if lower else 16)}" fill="{GREY}" '
+                     f'text-anchor="middle">{label}</text>')
     parts.append(f'<text x="{left + width / 2:.1f}" y="{floor + 34}" fill="{GREY}" text-anchor="middle">{below}</text>')
     for number, (label, colour, key) in enumerate(LINES):
         dots = [(x(place), y(row[key])) for place, row in zip(places, rows, strict=True)]
@@ -73,7 +79,7 @@ def picture() -> str:
     """Seconds for a million tokens by size of model and by context, as SVG."""
     rows = result("amx")["scale"]
     sizes, contexts = ([row for row in rows if row["axis"] == axis] for axis in ("size", "context"))
-    second = LEFT + (WIDTH - LEFT - BETWEEN - 12) / 2 + BETWEEN
+    second = LEFT + (WIDTH - LEFT - BETWEEN - RIGHT) / 2 + BETWEEN
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" font-family="system-ui, sans-serif" font-size="12">',
