@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gristmill.core.config import config, require
 from gristmill.core.errors import UserError
@@ -231,47 +230,3 @@ def _many(here: Here) -> str:
 
 def _called(name: str) -> str:
     return "this computer's CPU" if name == "cpu" else repr(name)
-
-
-@dataclass
-class Target:
-    """Stops a training whose held-out loss is low enough, and looks more often when it may be.
-
-    The planned evaluations may be far apart. So one more is due when the mean training loss of the last steps has come
-    down to the target; at most fifty of those in a run, evenly apart, because training loss may lie below held-out
-    loss for long.
-    """
-
-    loss: float
-    """Nats a token."""
-    steps: int
-    """Of the whole run."""
-    key: str = "valid_loss"
-    """Which value of an evaluation."""
-
-    WINDOW = 16
-    LOOKS = 50
-
-    def __post_init__(self) -> None:
-        self._recent: list[float] = []
-        self._looked = 0
-
-    def remember(self, trace: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
-        """Go on after a resume: the records that were written up to now, in order."""
-        self._recent = [row["loss"] for row in trace[-self.WINDOW:]]
-        self._looked = evaluations[-1]["step"] if evaluations else 0
-
-    def note(self, loss: float) -> None:
-        """The training loss of one more update."""
-        self._recent = [*self._recent, loss][-self.WINDOW:]
-
-    def due(self, step: int) -> bool:
-        """Whether to evaluate after update `step` (from 1), by the losses that are known by then."""
-        apart = max(1, self.steps // self.LOOKS)
-        full = len(self._recent) == min(self.WINDOW, self.steps)
-        return full and sum(self._recent) / len(self._recent) <= self.loss and step - self._looked >= apart
-
-    def reached(self, step: int, values: dict[str, Any]) -> bool:
-        """Whether this evaluation is low enough; the one before the first update does not count."""
-        self._looked = step
-        return step > 0 and isinstance(values.get(self.key), (int, float)) and values[self.key] <= self.loss

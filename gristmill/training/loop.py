@@ -35,7 +35,6 @@ from gristmill.objectives.penalties import penalise
 from gristmill.objectives.r_drop import RDrop, has_dropout
 from gristmill.tokens.loader import Loader
 from gristmill.training.accumulate import Accumulation
-from gristmill.training.budget import Target
 from gristmill.training.checkpoints import Checkpoints
 from gristmill.training.checkpoints.store import beside
 from gristmill.training.compile import compiler_told
@@ -53,6 +52,7 @@ from gristmill.training.parallel.gradients import clip, total_norm
 from gristmill.training.parallel.world import World
 from gristmill.training.report import Count, Report, over
 from gristmill.training.schedules import average_decay, factor
+from gristmill.training.selection import Selection, Target
 from gristmill.training.swapped import Swapped
 from gristmill.training.trace import Traces
 from gristmill.training.watching import Watching, holding
@@ -129,9 +129,8 @@ class Trainer:
             stored = module.state_dict().keys()
             self.buffers |= {at + name: buffer for name, buffer in module.named_buffers() if name in stored}
         self.average = {n: p.detach().clone() for p, n in self.names.items()} if self.config.ema else {}
-        self.step, self.best, self.planned_best, self.waited, self.tokens = 0, math.inf, math.inf, 0, 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.stopped_early = False
+        self.step, self.tokens = 0, 0
+        self.selection = Selection(self.config.patience, self.config.keep_best)
         self.guards = Guards(self.config, self.compute, self.together, rows_per_item(self.objective))
         self.agreement = Agreement(self.together, self.compute.runtime.check_ranks)
         if isinstance(self.passes, Accumulation):
@@ -153,11 +152,10 @@ class Trainer:
             settings=self.config, say=self.progress.say, holding=lambda: holding(
                 self.names, self.optimizer.tensors(self.names), self.buffers, self.average))
         self.traces = Traces(self.folder if self.together.main else None, kept, self.watching.write)
-        self.target = None if self.target_loss is None else Target(self.target_loss, self.steps)
-        if self.target is not None:
-            self.target.remember(*self.together.tell([self._written("trace"), self._written("evaluations")]))
+        target = None if self.target_loss is None else Target(self.target_loss, self.steps)
+        self.selection.begin(target, *self.together.tell(
+            [self._written("trace")[-Target.WINDOW:] if target else [], self._written("evaluations")[-1:]]))
         self.saved_at = self.noted_at = time.monotonic()
-        self.held_out = _held_out((self._written("evaluations") or [{}])[-1])
         due = self._evaluation_steps()
         running: deque[Report] = deque()
         try:
@@ -166,7 +164,7 @@ class Trainer:
                 if self.step == 0 and self.evaluate is not None:
                     self.now("evaluation", 0)
                     self._evaluate()
-                while self.step < self.steps and not self.stopped_early:
+                while self.step < self.steps and not self.selection.over:
                     began = time.monotonic()
                     self.now("data", self.step)
                     with self.watching.recording.range("data"):
@@ -180,7 +178,7 @@ class Trainer:
                     reports = [running.popleft() for _ in range(len(running) - behind)]
                     for report in reports:
                         self._note(report, bar)
-                    if not evaluated and self.evaluate is not None and self.target and self.target.due(self.step):
+                    if not evaluated and self.evaluate is not None and self.selection.due(self.step):
                         evaluated = True
                         while running:
                             reports.append(running.popleft())
@@ -203,7 +201,7 @@ class Trainer:
         finally:
             self.traces.close()
             self.saves.close()
-            self.watching.close(finished=self.step >= self.steps or self.stopped_early)
+            self.watching.close(finished=self.step >= self.steps or self.selection.over)
         self._take_result()
         self.together.barrier()
         return self._finals() if self.together.main else {}
@@ -346,19 +344,19 @@ class Trainer:
         telemetry = {**self.watching.meter.step(seconds, report.waited, report.rows, report.context),
                      **report.telemetry}
         self.traces.update(record, telemetry)
-        if self.target is not None:
-            self.target.note(record["loss"])
+        self.selection.note(record["loss"])
+        valid = self.selection.held_out
         bar.advance(1, f"loss {record['loss']:.3f}, {telemetry['tokens_per_second']:,.0f} tokens/s" + (
-            "" if self.held_out is None else f", valid {self.held_out:.3f}"))
+            "" if valid is None else f", valid {valid:.3f}"))
 
     def _finals(self) -> dict[str, Any]:
         # Read back rather than remembered: a run that was killed after its last step reports the same.
         last = read_jsonl(self.folder / "trace.jsonl")[-1]
         final = (read_jsonl(self.folder / "evaluations.jsonl") or [{}])[-1]
         return {"steps": self.step, "tokens": self.tokens, "final_loss": last["loss"],
-                "stopped_early": self.stopped_early,
-                **({} if self.target is None else {
-                    "target_reached": final.get("valid_loss", math.inf) <= self.target.loss}),
+                "stopped_early": self.selection.over,
+                **({} if self.target_loss is None else {
+                    "target_reached": final.get("valid_loss", math.inf) <= self.target_loss}),
                 **{k: v for k, v in final.items()
                    if k not in ("score", "step", "tokens") and isinstance(v, (int, float))}}
 
@@ -375,18 +373,7 @@ class Trainer:
         with self._averaged(), torch.no_grad():
             step, within = self.step, self.passes.within if self.passes.whole else self._as_it_is
             values = dict(within(lambda model: evaluate(model, step)))
-            score = values.get("score")
-            if score is not None and score < self.best:
-                self.best = score
-                if self.config.keep_best:
-                    self.best_weights = {n: t.detach().clone() for n, t in self.state().items()}
-            if score is not None and planned:
-                self.waited = 0 if score < self.planned_best else self.waited + 1
-                self.planned_best = min(self.planned_best, score)
-                self.stopped_early = 0 < self.config.patience <= self.waited
-        if self.target is not None and self.target.reached(self.step, values):
-            self.stopped_early = True
-        self.held_out = _held_out(values)
+            self.selection.judge(step, values, self.state, planned=planned)
         self.traces.evaluation({"step": self.step, "tokens": self.tokens, **values})
 
     def _written(self, name: str) -> list[dict[str, Any]]:
@@ -414,13 +401,11 @@ class Trainer:
             tensors["guards"] = guarded
         if self.average:
             tensors["average"] = self.average
-        if self.best_weights:
-            tensors["best"] = self.best_weights
+        if self.selection.weights:
+            tensors["best"] = self.selection.weights
         self.traces.flush()
-        best, planned = (value if math.isfinite(value) else None for value in (self.best, self.planned_best))
-        self.saves.save(self.step, tensors, {
-            "best": best, "planned_best": planned, "waited": self.waited, "tokens": self.tokens,
-            "stopped_early": self.stopped_early, "steps": self.steps}, overlap=True)
+        self.saves.save(self.step, tensors, {"tokens": self.tokens, "steps": self.steps, **self.selection.record()},
+                        overlap=True)
 
     def _resume(self) -> None:
         found = self.saves.newest()
@@ -437,12 +422,9 @@ class Trainer:
         self.saves.load_into(found, asked)
         self.guards.load_tensors(asked.get("guards", {}))
         self.optimizer.load_tensors(asked["optimizer"], self.names)
-        self.average, self.best_weights = asked.get("average", {}), asked.get("best", {})
+        self.average = asked.get("average", {})
         self.step, self.tokens = found.step, found.state["tokens"]
-        self.best, self.planned_best = (
-            math.inf if value is None else value
-            for value in (found.state["best"], found.state.get("planned_best", found.state["best"])))
-        self.waited, self.stopped_early = found.state["waited"], found.state["stopped_early"]
+        self.selection.restore(found.state, asked.get("best", {}))
         self.progress.say(f"  continuing {self.label} at step {self.step} of {self.steps}")
 
     def whole(self) -> Body | None:
@@ -461,7 +443,7 @@ class Trainer:
         return model
 
     def _take_result(self) -> None:
-        chosen = self.best_weights or self.average
+        chosen = self.selection.weights or self.average
         with torch.no_grad():
             for name, tensor in self.state().items():
                 if name in chosen:
@@ -476,11 +458,6 @@ class Trainer:
                 math.isfinite(norm) or self.guards.overflow_is_usual(report.same.get("loss_scale"))):
             return
         raise trace_not_finite(self, report.step - 1, values, norm)
-
-
-def _held_out(values: Mapping[str, Any]) -> float | None:
-    """The loss of an evaluation in the unit of the training loss, as far as it has one."""
-    return values.get("valid_loss", values.get("score"))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gristmill.core.errors import UserError
 from gristmill.planning.tables import user_folder
 from gristmill.tokens import BatchWarmup, Positions
 from gristmill.training import hardware
-from gristmill.training.budget import Budget, Here, Target, allowance, counted_steps
+from gristmill.training.budget import Budget, Here, allowance, counted_steps
 from gristmill.training.device import Compute
 from gristmill.training.hardware import Hardware
 from gristmill.training.power import Estimate, PowerMeter
@@ -165,55 +165,3 @@ def test_power_that_nobody_knows_is_endless_before_the_measurement_and_an_error_
 def test_minutes_need_no_derivation():
     found = allowance(Budget(minutes=2.5), here())
     assert (found.seconds, found.said, found.derivation) == (150.0, "2.5 minutes", None)
-
-
-# -- target ----------------------------------------------------------------------------------------------------------
-
-
-def follow(losses, target, steps=None, since=0, lag=0.0):
-    """Evaluations that were due, and the step at which training stopped."""
-    looked = []
-    for step in range(since + 1, len(losses) + 1):
-        target.note(losses[step - 1])
-        if target.due(step):
-            looked.append(step)
-            if target.reached(step, {"valid_loss": losses[step - 1] + lag}):
-                return looked, step
-    return looked, None
-
-
-def test_it_looks_when_the_training_loss_has_come_down_and_stops():
-    losses = [5 - 0.01 * step for step in range(400)]  # at 3.0 after 201 steps
-    looked, stopped = follow(losses, Target(3.0, 400), lag=0.05)
-    assert stopped is not None
-    assert 201 <= stopped <= 201 + 5 + 8 + 8  # its lag of five steps, half a window, and the distance of looks
-    assert looked[0] >= 201
-    assert follow(losses, Target(0.5, 400)) == ([], None)
-
-
-def test_overfitting_costs_fifty_looks_at_most():
-    looked, stopped = follow([1.0] * 1000, Target(2.0, 1000), lag=5.0)
-    assert stopped is None
-    assert 45 <= len(looked) <= 50
-    assert set(map(int.__sub__, looked[1:], looked)) == {20}
-
-
-def test_an_evaluation_without_the_loss_does_not_stop():
-    assert not Target(2.0, 10).reached(1, {})
-    assert not Target(2.0, 10).reached(1, {"valid_loss": 2.1})
-    assert not Target(2.0, 10).reached(0, {"valid_loss": 1.0})
-    assert Target(2.0, 10).reached(1, {"valid_loss": 2.0})
-
-
-@settings(deadline=None, max_examples=40)
-@given(losses=st.lists(st.floats(0.5, 4.0), min_size=20, max_size=60), cut=st.integers(1, 59))
-def test_a_resumed_target_looks_at_the_same_steps(losses, cut):
-    whole, _ = follow(losses, Target(2.2, len(losses)), lag=9.0)
-    cut = min(cut, len(losses) - 1)
-    first = Target(2.2, len(losses))
-    before, _ = follow(losses[:cut], first, lag=9.0)
-    again = Target(2.2, len(losses))
-    again.remember([{"step": i + 1, "loss": loss} for i, loss in enumerate(losses[:cut])],
-                   [{"step": step} for step in before])
-    after, _ = follow(losses, again, since=cut, lag=9.0)
-    assert before + after == whole

@@ -278,7 +278,7 @@ def test_looks_for_a_target_do_not_use_up_patience(tmp_path):
     assert not result["stopped_early"]
     assert result["steps"] == 24
     assert list(seen.values()).count(False) > 3
-    assert t.best == 1.0
+    assert t.selection.best == 1.0
     found = Checkpoints(tmp_path / "checkpoints", World.alone()).newest()
     assert found is not None
     assert (found.state["best"], found.state["planned_best"], found.state["waited"]) == (1.0, pytest.approx(6.6), 0)
