@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +51,7 @@ def submit(name: str, job: Job, text: str, file: Path | None = None) -> Answer:
 
 def _call(row: Scheduler, command: list[str], text: str) -> Answer:
     if row.here:
-        return Answer(command, "", None, subprocess.run(command, check=False).returncode)
+        return Answer(command, "", None, _run_here(command))
     done = subprocess.run(command, input=text if row.by_stdin else "", capture_output=True, encoding="utf-8",
                           errors="replace", check=False)
     if done.returncode != 0:
@@ -58,3 +60,24 @@ def _call(row: Scheduler, command: list[str], text: str) -> Answer:
                            where="--submit")
     match = row.identity.search(done.stdout) or row.identity.search(done.stderr)
     return Answer(command, done.stdout.strip(), match[1] if match else None)
+
+
+def _run_here(command: list[str]) -> int:
+    """The exit code of a job that runs here. Told to stop it saves first, and that is waited for: SIGTERM is handed on,
+    and so is SIGINT, unless a terminal has told both of us (torchrun leaves processes behind when told too often)."""
+    process: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if not process:
+            raise SystemExit(128 + number)
+        if number == signal.SIGTERM or not sys.stdin.isatty():
+            process[0].send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        process.append(subprocess.Popen(command))
+        code = process[0].wait()
+        return code if code >= 0 else 128 - code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

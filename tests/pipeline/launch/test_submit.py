@@ -1,11 +1,16 @@
 """Submitting through stub clients."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 from launch_jobs import job
 
 from gristmill.core.errors import MachineError, UserError
 from gristmill.pipeline.launch.schedulers import SCHEDULERS, check_options
 from gristmill.pipeline.launch.submit import submit
+from tests.shared import HANG, wait_for
 
 CLIENTS = {
     "slurm": ("sbatch", "echo '4711;cluster'", "4711"),
@@ -81,6 +86,19 @@ def test_torchrun_runs_here_and_keeps_its_exit_code(client, tmp_path):
     made = job(workdir=str(tmp_path))
     assert submit("torchrun", made, SCHEDULERS["torchrun"].text(made)).exit_code == 7
     assert (tmp_path / "arguments").read_text().endswith("-m\ngristmill\nrun\nrecipes/toy.yaml\n--runs-dir=runs\n")
+
+
+def test_what_runs_here_is_told_to_stop_and_waited_for(tmp_path):
+    """As `docker stop` and systemd do: to this process alone. What trains must not be left behind."""
+    told = tmp_path / "told"
+    inner = f"trap 'echo saved > {told}.end; exit 7' TERM; echo ready > {told}; while :; do sleep 0.05; done"
+    outer = ("import sys; from gristmill.pipeline.launch.submit import _run_here; "
+             "sys.exit(_run_here(sys.argv[1:]))")
+    process = subprocess.Popen([sys.executable, "-c", outer, "bash", "-c", inner])
+    wait_for(told.exists, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(HANG) == 7
+    assert (tmp_path / "told.end").read_text() == "saved\n"
 
 
 def test_torchrun_on_several_nodes_is_not_started_from_here(client):
