@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gristmill.core.errors import MachineError
 from gristmill.core.files import write_atomic, write_json
 
 PHASES = ("data", "collective", "forward", "backward", "optimizer", "report", "evaluation", "checkpoint")
@@ -117,27 +118,33 @@ class Watch:
     # -- the thread's side -----------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        seen, changed = -1, time.monotonic()
+        seen, changed, told = -1, time.monotonic(), False
         while not self._stopped.wait(self.every):
             now = time.monotonic()
             if self.beats != seen:
                 seen, changed = self.beats, now
             try:
                 self._write(now - changed)
-                if now - changed > self.limit and self._is_hanging(now - changed):
-                    self._report(changed)
-                    return
             except OSError as error:  # a full disk is the loop's affair, not that of the one who looks on
-                print(f"process {self.rank}: the watch cannot write: {error}", file=sys.stderr, flush=True)
+                if not told:
+                    print(f"process {self.rank}: the watch cannot write: {error}", file=sys.stderr, flush=True)
+                told = True
+            if now - changed > self.limit and self._is_hanging(now - changed):
+                try:
+                    self._report(changed)
+                except (OSError, MachineError) as error:
+                    print(f"error: process {self.rank} makes no progress, and ends; there is no report: {error}",
+                          file=sys.stderr, flush=True)
+                    self.leave(EXIT)
                 return
 
     def _write(self, idle: float) -> None:
         self._looks += 1
+        # Where even this thread comes no further (something holds the interpreter), its timer ends the process.
+        faulthandler.dump_traceback_later(SLOW * self.limit + 60, exit=True, file=self._stuck)
         sign = Sign(self.rank, self.step, self.phase, round(idle, 1), self.beats, self._looks, self.start_name,
                     self.first)
         os.pwrite(self._file, json.dumps(asdict(sign)).encode().ljust(_SIZE - 1)[:_SIZE - 1] + b"\n", 0)
-        # Where even this thread comes no further (something holds the interpreter), its timer ends the process.
-        faulthandler.dump_traceback_later(SLOW * self.limit + 60, exit=True, file=self._stuck)
 
     def _signs(self) -> list[Sign]:
         return [self._read(rank) for rank in range(self.size)]

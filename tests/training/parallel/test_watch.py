@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gristmill.core.errors import MachineError
 from gristmill.training.device import Compute
 from gristmill.training.parallel import Layout
 from gristmill.training.parallel import watch as watch_module
@@ -135,6 +136,35 @@ def test_a_slow_evaluation_of_the_first_process_is_no_hang(tmp_path, monkeypatch
         monkeypatch.setattr(watch, "_signs", lambda signs=signs: signs)
         assert watch._is_hanging(11.0) == expected
         assert watch._is_hanging(41.0)
+
+
+def test_a_sign_that_cannot_be_written_ends_neither_the_watch_nor_the_training(tmp_path, monkeypatch, capfd):
+    """The timer that ends a process without signs must be put off all the same."""
+    timers, writes = [], itertools.count()
+
+    def full(*_):
+        next(writes)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(watch_module.faulthandler, "dump_traceback_later", lambda *a, **b: timers.append(a))
+    monkeypatch.setattr(watch_module.os, "pwrite", full)
+    with Watch(tmp_path, 0, 2, limit=HANG, every=0.01, leave=pytest.fail) as watch:
+        wait_for(lambda: len(timers) > 3, watch._thread.is_alive)
+    assert next(writes) > 3
+    assert capfd.readouterr().err.count("the watch cannot write") == 1
+
+
+def test_a_hang_on_a_full_disk_ends_without_a_report(tmp_path, monkeypatch, capfd):
+    def full(*_):
+        raise MachineError("the disk is full")
+
+    left: list[int] = []
+    monkeypatch.setattr(watch_module, "write_atomic", full)
+    monkeypatch.setattr(Watch, "_is_hanging", lambda self, idle: True)
+    with Watch(tmp_path, 0, 2, limit=0.1, leave=left.append) as watch:
+        wait_for(lambda: left, watch._thread.is_alive)
+    assert left == [EXIT]
+    assert "makes no progress, and ends; there is no report: the disk is full" in capfd.readouterr().err
 
 
 def test_a_step_costs_a_few_calls_and_writes_nothing(tmp_path):
