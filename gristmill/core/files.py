@@ -14,7 +14,7 @@ from gristmill.core.errors import MachineError, UserError
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn 'no space left', 'read-only' and 'permission denied' into a MachineError that names `path`."""
     try:
         yield
@@ -67,8 +67,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read a JSON-lines file whole; splits on newlines only, and a last line cut short is left out."""
+    """Read a JSON-lines file whole; splits on newlines only, and a last line cut short is left out. Another broken one
+    is a UserError that names it."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            found += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise UserError(f"this line is not valid JSON ({error})", where=f"{path}, line {number}",
+                            fix="delete this line and run the same command again: only its numbers are lost") from error
+    return found

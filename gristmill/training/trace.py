@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gristmill.core.files import disk_errors
+from gristmill.core.files import disk_errors, read_jsonl, write_atomic
 
 
 class TraceFile:
@@ -16,24 +17,29 @@ class TraceFile:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists():
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                if line and json.loads(line)["step"] <= resume_step:
-                    kept.append(line + b"\n")
+        kept = [_line(record) for record in read_jsonl(path) if record["step"] <= resume_step]
+        self.kept = len(kept)
+        write_atomic(path, b"".join(kept))  # a kill here must not take the lines of what is done
         with disk_errors(path):
-            path.write_bytes(b"".join(kept))
             self.file = path.open("ab")
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it must carry its step."""
         with disk_errors(self.path):
-            self.file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            self.file.write(_line(record))
             self.file.flush()
+
+    def flush(self) -> None:
+        """Onto the disk."""
+        with disk_errors(self.path):
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
 class TensorBoard:
@@ -89,6 +95,10 @@ class Traces:
             self.speed = TraceFile(folder / "telemetry" / "speed.jsonl", resume_step)
             self.board = TensorBoard(folder / "telemetry" / "tensorboard", resume_step)
 
+    def lost(self, steps: int) -> int:
+        """Of so many steps that are done, those whose lines an earlier start has not left."""
+        return steps - self.trace.kept if self.open else 0
+
     def update(self, record: dict[str, Any], telemetry: dict[str, Any]) -> None:
         """An update: what it found, and how it went."""
         if self.open:
@@ -108,9 +118,10 @@ class Traces:
         self.besides(step, values)
 
     def flush(self) -> None:
-        """Before a checkpoint: of what it has done nothing is drawn again."""
+        """Before a checkpoint: of what it has done nothing is drawn again, and no number is lost with the machine."""
         if self.open:
-            self.board.flush()
+            for file in (self.trace, self.evaluations, self.board):
+                file.flush()
 
     def close(self) -> None:
         if self.open:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from gristmill.core.config import require
-from gristmill.core.errors import UserError
+from gristmill.core.errors import MachineError, UserError
 from gristmill.core.files import disk_errors
 from gristmill.core.hashing import canonical_json
 from gristmill.training.checkpoints.format import INDEX, Index, read_index, read_state
@@ -49,6 +50,8 @@ class Found:
     where: str
     files: dict[str, Any] = field(repr=False)
     index: Index = field(repr=False)
+    passed_over: list[str] = field(default_factory=list)
+    """What is wrong with newer ones."""
 
     @property
     def groups(self) -> list[str]:
@@ -72,6 +75,7 @@ class Checkpoints:
         require(keep >= 1, "keep", "must be at least 1")
         require(keep_every is None or keep_every >= 1, "keep_every", "must be at least 1")
         self.store: Store = open_store(folder)
+        self.place = str(folder)
         self.world, self.keep, self.keep_every, self.asynchronous = world, keep, keep_every, asynchronous
         # A group of its own: what the thread says must not come between what the training says.
         self.group = None if world.groups is None else dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -159,16 +163,22 @@ class Checkpoints:
 
     def newest(self) -> Found | None:
         """The newest checkpoint whose checksums hold, the same on all processes, or None where there is none; damaged
-        ones are passed over. Raises UserError where all of them are damaged."""
+        ones are passed over. Raises UserError where all of them are damaged, MachineError where storage does not
+        answer: what cannot be read now is not taken for damaged, since the next `save` would delete it."""
         self.wait()
-        damaged: UserError | None = None
-        for step in reversed(self._first(self.store.steps)):
+        damaged: list[UserError] = []
+        with _storage_errors(self.place):
+            steps = self._first(self.store.steps)
+        for step in reversed(steps):
             try:
-                return self._checked(step)
+                found = self._checked(step)
             except UserError as error:
-                damaged = damaged or error
-        if damaged is not None:
-            raise damaged
+                damaged.append(error)
+            else:
+                found.passed_over = [f"{error.where}: {error.what}" for error in damaged]
+                return found
+        if damaged:
+            raise damaged[0]
         return None
 
     def _checked(self, step: int) -> Found:
@@ -177,9 +187,14 @@ class Checkpoints:
         largest = sorted(files, key=lambda name: (-files[name]["bytes"], name))
         mine = largest[self.world.rank::self.world.size]
         with ThreadPoolExecutor(READING_THREADS) as threads:
-            found = list(threads.map(lambda name: self.store.digest(step, name), mine))
-        bad = [name for name, digest in zip(mine, found, strict=True) if digest != files[name]["sha256"]]
-        for name in sorted(name for part in self._all(bad) for name in part):
+            looks = dict(zip(mine, threads.map(
+                lambda name: _done(lambda: self.store.digest(step, name)), mine), strict=True))
+        unread = [(name, repr(error)) for name, look in looks.items() if (error := look.exception()) is not None]
+        bad = [name for name, look in looks.items() if not look.exception() and look.result() != files[name]["sha256"]]
+        everybody = self._all((unread, bad))
+        for name, why in sorted(pair for pairs, _ in everybody for pair in pairs):
+            raise _fails(why, self.store.where(step, name))
+        for name in sorted(name for _, names in everybody for name in names):
             raise UserError("this checkpoint file is damaged or missing", where=self.store.where(step, name),
                             fix="delete the checkpoint's folder; training goes on from an older one or from the start")
         where = self.store.where(step, INDEX)
@@ -189,9 +204,11 @@ class Checkpoints:
     def _state(self, step: int) -> dict[str, Any]:
         where = self.store.where(step, STATE)
         try:
-            return read_state(self.store.state(step), where)
-        except OSError as error:
-            raise UserError(f"this file cannot be read ({error})", where=where) from error
+            with _storage_errors(where):
+                data = self.store.state(step)
+        except FileNotFoundError as error:
+            raise UserError("this checkpoint file is missing", where=where) from error
+        return read_state(data, where)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -271,7 +288,7 @@ class Checkpoints:
         except dcp.CheckpointException as error:
             failures = [failure for _, (failure, _) in sorted(error.failures.items())]
             failures.sort(key=lambda failure: not isinstance(failure, OSError))  # what is told best comes first
-            with disk_errors(Path(where)):
+            with _storage_errors(where):
                 raise failures[0] from error
 
 
@@ -283,6 +300,23 @@ def _done(work: Callable[[], Any]) -> Future:
     except BaseException as error:
         outcome.set_exception(error)
     return outcome
+
+
+@contextlib.contextmanager
+def _storage_errors(where: str) -> Iterator[None]:
+    """Turn what storage fails with, but for a missing file, into a MachineError that says where."""
+    try:
+        with disk_errors(where):
+            yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _fails(repr(error), where) from error
+
+
+def _fails(error: str, where: str) -> MachineError:
+    return MachineError(f"this storage fails ({error})", where=where,
+                        fix="run the same command again when it answers: training goes on from the last checkpoint")
 
 
 def _kind(shape: tuple[int, ...], dtype: torch.dtype) -> str:

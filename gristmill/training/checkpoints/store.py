@@ -53,7 +53,7 @@ class Store(Protocol):
         """Bytes of a file as uint8; not to be written to."""
 
     def digest(self, step: int, name: str) -> str:
-        """SHA-256 (hex) of a file, or "" where it is missing or cannot be read."""
+        """SHA-256 (hex) of a file, or "" where it is missing. Raises OSError where it cannot be read."""
 
     def remove(self, step: int) -> None:
         """Delete a checkpoint; cut short, it is not listed any more."""
@@ -136,7 +136,7 @@ class Disk:
     def digest(self, step: int, name: str) -> str:
         try:
             return digest_file(self._path(step) / name)
-        except OSError:
+        except FileNotFoundError:
             return ""
 
     def remove(self, step: int) -> None:
@@ -176,7 +176,11 @@ class Remote:
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, step: int) -> None:
-        self.remove(step)
+        listed = set(self.steps()) - {step}
+        for path in self.files.glob(f"{self.root}/step-*"):
+            match = STEP.fullmatch(path.rstrip("/").rpartition("/")[2])
+            if match and int(match[1]) not in listed:  # what a kill has left, too
+                self.remove(int(match[1]))
 
     @contextlib.contextmanager
     def writing(self, step: int, name: str) -> Iterator[Any]:
@@ -210,7 +214,7 @@ class Remote:
             with self.files.open(f"{self._path(step)}/{name}", "rb", block_size=BLOCK) as file:
                 while block := file.read(BLOCK):
                     found.update(block)
-        except OSError:
+        except FileNotFoundError:
             return ""
         return found.hexdigest()
 
