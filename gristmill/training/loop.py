@@ -152,6 +152,9 @@ class Trainer:
             settings=self.config, say=self.progress.say, holding=lambda: holding(
                 self.names, self.optimizer.tensors(self.names), self.buffers, self.average))
         self.traces = Traces(self.folder if self.together.main else None, kept, self.watching.write)
+        if lost := self.traces.lost(self.step):
+            self.progress.say(f"  trace.jsonl has lost the numbers of {lost} steps; their work is in the checkpoint, "
+                              "and training goes on")
         target = None if self.target_loss is None else Target(self.target_loss, self.steps)
         self.selection.begin(target, *self.together.tell(
             [self._written("trace")[-Target.WINDOW:] if target else [], self._written("evaluations")[-1:]]))
@@ -411,6 +414,8 @@ class Trainer:
         found = self.saves.newest()
         if found is None:
             return
+        for line in found.passed_over:
+            self.progress.say(f"  passed over: {line}")
         weights = self.state()
         asked = {"model": weights, "optimizer": self.saves.empty(found, "optimizer", weights)}
         for group in ("average", "best"):

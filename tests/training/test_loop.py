@@ -199,8 +199,29 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     assert found is not None
     assert found.step < 6
     again = trainer(tmp_path, steps=6)
+    again.progress = Said()
     again.fit()
     assert all(torch.equal(value, weights(again)[name]) for name, value in expected.items())
+    assert any("passed over: " in line and "step-00000006" in line for line in again.progress.lines)
+
+
+class Said(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def test_numbers_that_are_lost_are_told(tmp_path):
+    trainer(tmp_path, steps=6).fit()
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[-2:]))
+    again = trainer(tmp_path, steps=6)
+    again.progress = Said()
+    again.fit()
+    told = "  trace.jsonl has lost the numbers of 4 steps; their work is in the checkpoint, and training goes on"
+    assert told in again.progress.lines
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
