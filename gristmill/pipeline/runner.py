@@ -15,7 +15,7 @@ from typing import Any
 from gristmill.core import interrupt
 from gristmill.core.artifact import Artifact
 from gristmill.core.config import to_plain
-from gristmill.core.errors import GristmillError, Interrupted
+from gristmill.core.errors import GristmillError, Interrupted, UserError
 from gristmill.core.files import disk_errors, read_json, write_atomic, write_json
 from gristmill.core.hashing import canonical_json, digest
 from gristmill.core.progress import Progress, Silent
@@ -201,13 +201,24 @@ class _Runner:
 
     def _checkpoints(self, step: Step, work: WorkFolder) -> str:
         """The folder of one stage below `--checkpoints`, "" without it. Its last name is made up and lies with the
-        unfinished work: whatever else a bucket holds, a run goes on from checkpoints of its own only."""
-        if self.runtime.checkpoints is None:
+        unfinished work: whatever else a bucket holds, a run goes on from checkpoints of its own only. Raises UserError
+        where a training has begun with the option and goes on without it, or the other way round: it would begin at
+        its first step again, and cut its traces there."""
+        url, path = self.runtime.checkpoints, work.path / ".scratch" / "checkpoints.json"
+        trained, stored = (work.path / "trace.jsonl").exists(), path.exists()
+        if trained and stored and url is None:
+            raise UserError("this training keeps its checkpoints in storage, and --checkpoints is not given",
+                            where=f"stage {step.name}", fix=f"--checkpoints {read_json(path).get('url', 'URL')} to go "
+                                                            "on from them, or --no-resume to begin anew")
+        if trained and not stored and url is not None:
+            raise UserError("this training keeps its checkpoints with the run, and --checkpoints looks elsewhere",
+                            where=f"stage {step.name}", fix="leave --checkpoints out to go on from them, or begin anew "
+                                                            "with --no-resume")
+        if url is None:
             return ""
-        path = work.path / ".scratch" / "checkpoints.json"
-        if not path.exists():
-            write_json(path, {"name": uuid.uuid4().hex[:12]})
-        return "/".join((self.runtime.checkpoints.rstrip("/"), self.recipe.name,
+        if not stored:
+            write_json(path, {"name": uuid.uuid4().hex[:12], "url": url})
+        return "/".join((url.rstrip("/"), self.recipe.name,
                          f"{step.name}@{step.version}", read_json(path)["name"], "checkpoints"))
 
     def _input(self, step: Step, artifact: Artifact) -> dict[str, Any]:

@@ -365,3 +365,23 @@ def test_checkpoints_in_storage_belong_to_the_work_of_one_run(runs, tmp_path, mo
     with pytest.raises(InternalError):
         run(runs)
     assert seen[-1] == runs / "toy" / "work" / "base" / ".scratch" / "checkpoints"
+
+
+@pytest.mark.parametrize(("first", "then", "fix"), [
+    ("memory://bucket/x", None, "--checkpoints memory://bucket/x to go on"),
+    (None, "memory://bucket/x", "leave --checkpoints out")])
+def test_a_training_is_not_begun_again_if_checkpoints_are_looked_for_elsewhere(runs, monkeypatch, first, then, fix):
+    def begins(self, context):
+        (context.work / "trace.jsonl").touch()
+        raise ValueError("lost")
+
+    monkeypatch.setattr(toy_stages.ToyModel, "run", begins)
+    with pytest.raises(InternalError, match="lost"):
+        run(runs, runtime=Runtime(checkpoints=first))
+    with pytest.raises(UserError, match="this training keeps its checkpoints") as error:
+        run(runs, runtime=Runtime(checkpoints=then))
+    assert fix in str(error.value)
+    assert (runs / "toy/work/base/trace.jsonl").exists()
+    for again, options in ((first, {}), (then, {"resume": False})):
+        with pytest.raises(InternalError, match="lost"):
+            run(runs, runtime=Runtime(checkpoints=again), **options)

@@ -316,7 +316,7 @@ def _storage_errors(where: str) -> Iterator[None]:
 
 def _fails(error: str, where: str) -> MachineError:
     return MachineError(f"this storage fails ({error})", where=where,
-                        fix="run the same command again when it answers: training goes on from the last checkpoint")
+                        fix="see to that, then run the same command again: training goes on from the last checkpoint")
 
 
 def _kind(shape: tuple[int, ...], dtype: torch.dtype) -> str:
