@@ -85,9 +85,9 @@ def problems(tmp_path, stages, top="name: toy\n"):
             ),
         ),
         (
-            "a: {uses: toy_model, mode: PlaiN}",
+            "a: {uses: toy_model, mode: PLAIN}",
             (
-                'r.yaml:3: stages.a.mode: the text "PlaiN" is not known here; did you mean `plain`? choices: plain, fail, '
+                'r.yaml:3: stages.a.mode: the text "PLAIN" is not known here; did you mean `plain`? choices: plain, fail, '
                 "write_hole, disk_full, nan, memory"
             ),
         ),
