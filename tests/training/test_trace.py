@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill.training.trace import TensorBoard
+from gristmill.training.trace import TensorBoard, Traces
 
 reading = pytest.importorskip("tensorboardX.record_writer")
 
@@ -41,3 +41,12 @@ def test_every_step_is_drawn_once_after_a_start_that_was_killed(tmp_path):
         again.write(step, {"train/loss": 10 * step})
     again.close()
     assert drawn(tmp_path) == {**{step: step for step in range(1, 5)}, **{step: 10 * step for step in range(5, 11)}}
+
+
+def test_the_step_is_where_a_number_stands_and_no_number(tmp_path):
+    seen = []
+    traces = Traces(tmp_path, -1, lambda step, values: seen.append((step, dict(values))))
+    traces.update({"step": 3, "tokens": 24, "loss": 2.5}, {"seconds": 0.5})
+    traces.close()
+    assert seen == [(3, {"train/tokens": 24, "train/loss": 2.5, "speed/seconds": 0.5})]
+    assert (tmp_path / "trace.jsonl").read_text() == '{"step": 3, "tokens": 24, "loss": 2.5}\n'
