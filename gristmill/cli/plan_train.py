@@ -32,7 +32,9 @@ def command(
     context: Annotated[int | None, typer.Option(help="Tokens a row.")] = None,
     batch_tokens: Annotated[str | None, typer.Option(help="Tokens an update, e.g. 4M.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Rows that go through a replica at once.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, muon, lion, momentum, sgd, adamw-8bit.")] = None,
+    optimizer: Annotated[str | None, typer.Option(
+        help="muon, adamw, adamw8bit, adam, lion, adafactor, momentum (sgd with it) or sgd; default the recipe's, else "
+             "adamw.")] = None,
     precision: Annotated[str | None, typer.Option(
         help="bf16 (products in bf16 over fp32 weights) or fp32; default bf16, on this machine what training chooses."
     )] = None,

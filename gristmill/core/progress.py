@@ -39,6 +39,18 @@ def _quantity(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
 
 
+def _rate(each_second: float) -> str:
+    """`1.4/s`, or of slower work the time that one takes: `12.5 s each`."""
+    if each_second >= 1 or not each_second:
+        return f"{_quantity(each_second)}/s"
+    takes = 1 / each_second
+    return f"{takes:.1f} s each" if takes < 60 else f"{_duration(takes)} each"
+
+
+def _left(done: float, total: float | None, each_second: float) -> str:
+    return _duration(max(0.0, total - done) / each_second) if total and each_second > 0 else ""
+
+
 class Silent:
     """Reports nothing."""
 
@@ -89,9 +101,9 @@ class _LineBar:
     def line(self, now: float) -> str:
         rate = (self.done - self.before) / max(now - self.start, 1e-9)
         of = f"/{_quantity(self.total)}" if self.total else ""
-        left = f", {_duration((self.total - self.done) / rate)} left" if self.total and rate > 0 else ""
+        left = _left(self.done, self.total, rate)
         note = f" | {self.note}" if self.note else ""
-        return f"  {self.label}: {_quantity(self.done)}{of} {self.unit}, {_quantity(rate)}/s{left}{note}"
+        return f"  {self.label}: {_quantity(self.done)}{of} {self.unit}, {_rate(rate)}{left and f', {left} left'}{note}"
 
     def finish(self) -> None:
         now = time.monotonic()
@@ -113,16 +125,16 @@ class Terminal:
 
     @contextmanager
     def bar(self, label: str, total: float | None, unit: str = "items", before: float = 0) -> Iterator[Bar]:
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
         columns = (
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[note]}"),
         )
         with RichProgress(*columns, console=self.console, refresh_per_second=4) as rich:
-            task = rich.add_task(f"  {label}", total=total, note="", count="")
+            task = rich.add_task(f"  {label}", total=total, note="", count="", left="")
             rich.update(task, completed=before)
             yield _RichBar(rich, task, total, unit, before)
 
@@ -137,7 +149,9 @@ class _RichBar:
         self.done += amount
         rate = (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
         of = f"/{_quantity(self.total)}" if self.total else ""
-        fields = {"count": f"{_quantity(self.done)}{of} {self.unit} {_quantity(rate)}/s"}
+        # Not rich's own column: it forgets what is older than half a minute, and so knows nothing of slower work.
+        left = _left(self.done, self.total, rate)
+        fields = {"count": f"{_quantity(self.done)}{of} {self.unit} {_rate(rate)}", "left": left and f"left {left}"}
         if note:
             fields["note"] = f"| {note}"
         self.rich.update(self.task, completed=self.done, **fields)

@@ -95,10 +95,14 @@ def record_table(artifact: Artifact) -> Table:
 
 
 def headline(metrics: Mapping[str, Any], most: int = 3) -> str:
-    """The few metrics that say most, on a line."""
+    """The few metrics that say most, on a line; and whether a training ended before its last step."""
     plain = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     chosen = [k for k in _SHOWN_FIRST if k in plain] + [k for k in plain if k not in _SHOWN_FIRST]
-    return ", ".join(f"{k.replace('_', ' ')} {number(plain[k])}" for k in chosen[:most])
+    said = [f"{k.replace('_', ' ')} {number(plain[k])}" for k in chosen[:most]]
+    if metrics.get("stopped_early"):
+        why = "target loss reached" if metrics.get("target_reached") else "stopped early"
+        said.append(f"{why} after {number(metrics['steps'])} steps" if "steps" in plain else why)
+    return ", ".join(said)
 
 
 def number(value: float) -> str:

@@ -45,9 +45,10 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean `x`?` for the closest choice, or nothing."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    """`; did you mean `x`?` for the closest choice, small and capital letters alike, or nothing."""
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean `{folded[close[0]]}`?" if close else ""
 
 
 def listed(choices: Iterable[str]) -> str:

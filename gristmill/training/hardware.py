@@ -69,7 +69,7 @@ def peak_of(hardware: Hardware, compute: Compute) -> Peak | None:
     if compute.device.type == "cpu":
         flops = measured_peak(compute.dtype, compute.threads)
         return None if flops is None else Peak(
-            flops, "measured", f"the best of some square {precision} products here, {compute.threads} threads")
+            flops, "measured", f"the best of some square {precision} products here, {_threads(compute)}")
     if hardware.device is None:
         return None
     try:
@@ -119,5 +119,9 @@ def estimated_watts(hardware: Hardware, compute: Compute) -> Estimate | None:
                         f"{share:g} of the {hardware.device.watts:g} W of {hardware.device.title}")
     if compute.device.type == "cpu":
         each = assumptions["cpu_watts_per_thread"].value.expected
-        return Estimate(each * compute.threads, f"{compute.threads} threads at {each:g} W")
+        return Estimate(each * compute.threads, f"{_threads(compute)} at {each:g} W")
     return None
+
+
+def _threads(compute: Compute) -> str:
+    return f"{compute.threads} thread{'s' if compute.threads > 1 else ''}"

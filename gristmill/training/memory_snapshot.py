@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gristmill.training.operations import shortened
+
 MB = 1e6
 ENTRIES = 100_000
 """Allocations that a GPU's history keeps at most."""
@@ -114,5 +116,5 @@ def as_text(rows: list[dict[str, Any]], peak: Mapping[str, Any], resident_mb: fl
     lines += [f"{row['what'] + ': ' + row['name']:<52}{'x'.join(map(str, row['shape'])) + ' ' + row['dtype']:<20}"
               f"{row['mb']:>10,.2f}" for row in rows[:most]]
     lines += ["", f"{'alive at the peak, by operation':<52}{'tensors':>20}{'MB':>10}"]
-    lines += [f"{row['operation'][:50]:<52}{row['count']:>20}{row['mb']:>10,.2f}" for row in peak["alive"][:most]]
+    lines += [f"{shortened(row['operation']):<52}{row['count']:>20}{row['mb']:>10,.2f}" for row in peak["alive"][:most]]
     return "\n".join(lines) + "\n"

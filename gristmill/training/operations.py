@@ -17,8 +17,10 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
         r"nccl|gloo|c10d::|c10d_functional|all_?reduce|all_?gather|reduce_?scatter|all_?to_?all", re.IGNORECASE),
     # Products of batches of small matrices are attention's: weights are matrices that all rows share.
     "attention": re.compile(r"attention|flash|fmha|flex|(?<!log_)softmax|\b(?:badd)?bmm", re.IGNORECASE),
+    # Our C++ makes the gate of a feed-forward layer and the losses of the head in one go with their products.
     "matmul": re.compile(
-        r"\b(?:add)?mm\b|_mm\b|grouped_mm|\bmatmul|\blinear\b|_linear|gemm|cutlass|xmma|nvjet|cublas", re.IGNORECASE),
+        r"\b(?:add)?mm\b|_mm\b|grouped_mm|\bmatmul|\blinear\b|_linear|gemm|cutlass|xmma|nvjet|cublas|cpu_gated|"
+        r"_HeadLoss\b", re.IGNORECASE),
 }
 _OURS = re.compile(r"ProfilerStep|cudaDeviceSynchronize|\[memory\]")
 
@@ -71,9 +73,14 @@ class Profiled:
             lines.append(f"{kind:<16}{share:>8.1%}{share * self.seconds / max(self.steps, 1) * 1e3:>12.2f}")
         lines += ["", f"{'operation':<52}{'kind':<15}{'calls a step':>12}{'ms a step':>11}{'share':>8}"]
         for o in self.operations[:most]:
-            lines.append(f"{o.name[:50]:<52}{o.kind:<15}{o.calls / max(self.steps, 1):>12.1f}"
+            lines.append(f"{shortened(o.name):<52}{o.kind:<15}{o.calls / max(self.steps, 1):>12.1f}"
                          f"{o.seconds / max(self.steps, 1) * 1e3:>11.3f}{o.seconds / self.seconds:>8.1%}")
         return "\n".join(lines) + "\n"
+
+
+def shortened(name: str, most: int = 50) -> str:
+    """A name in `most` characters; long ones differ at their ends, which stay."""
+    return name if len(name) <= most else f"{name[:most // 2 - 3]}...{name[-most // 2:]}"
 
 
 def profiled(events: Iterable[Any], steps: int, wall_seconds: float, device: str) -> Profiled:

@@ -104,7 +104,7 @@ class Traces:
         if self.open:
             self.trace.write(record)
             self.speed.write({"step": record["step"], **telemetry})
-            self._show(record["step"], {f"train/{k}": v for k, v in record.items()} | {
+            self._show(record["step"], {f"train/{k}": v for k, v in record.items() if k != "step"} | {
                 f"speed/{k}": v for k, v in telemetry.items()})
 
     def evaluation(self, record: dict[str, Any]) -> None:

@@ -31,3 +31,27 @@ def test_a_live_bar_begins_where_the_work_stood():
         bar.advance(10)
         assert task.completed == 94
         assert task.fields["count"].startswith(f"94/{progress._quantity(334)} steps 1")
+
+
+def test_slow_work_says_how_long_one_takes_and_when_it_ends(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    said = io.StringIO()
+    with Lines(every=10, stream=said).bar("model", 10, "steps") as bar:
+        for seconds in (40, 110):
+            clock[0] += seconds
+            bar.advance()
+    assert said.getvalue().splitlines()[:2] == [
+        "  model: 1/10 steps, 40.0 s each, 6:00 left", "  model: 2/10 steps, 1:15 each, 10:00 left"]
+
+
+def test_a_live_bar_of_slow_work_shows_the_time_left(monkeypatch):
+    terminal = Terminal()
+    terminal.console.file = io.StringIO()
+    with terminal.bar("model", 10, "steps") as bar:
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        bar.start = now - 100
+        bar.advance(2)
+        task, = bar.rich.tasks
+        assert (task.fields["count"], task.fields["left"]) == ("2/10 steps 50.0 s each", "left 6:40")

@@ -64,5 +64,5 @@ def test_stages_that_planned_nothing_are_left_out(tmp_path, plan):
     if plan.get("steps"):
         assert "FLOPs a second" not in rows(root)
     else:
-        with pytest.raises(Missing, match="planned"):
+        with pytest.raises(Missing, match="for a budget in minutes, money or energy"):
             predictions(read_run(root))

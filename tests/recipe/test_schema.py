@@ -85,6 +85,13 @@ def problems(tmp_path, stages, top="name: toy\n"):
             ),
         ),
         (
+            "a: {uses: toy_model, mode: PLAIN}",
+            (
+                'r.yaml:3: stages.a.mode: the text "PLAIN" is not known here; did you mean `plain`? choices: plain, fail, '
+                "write_hole, disk_full, nan, memory"
+            ),
+        ),
+        (
             "a: {uses: toy_model, width: wide}",
             'r.yaml:3: stages.a.width: expected a whole number or one of `auto`, got the text "wide"',
         ),

@@ -92,6 +92,12 @@ def test_known_hardware_is_taken_from_the_table():
     assert estimated_watts(known, CPU).watts == pytest.approx(0.75 * 700)
 
 
+def test_the_power_of_a_cpu_is_estimated_by_its_threads():
+    cpu = Hardware("cpu", None)
+    said = [estimated_watts(cpu, Compute(torch.device("cpu"), torch.float32, threads)) for threads in (1, 2)]
+    assert [(one.watts, one.source) for one in said] == [(4.0, "1 thread at 4 W"), (8.0, "2 threads at 4 W")]
+
+
 def test_every_name_of_a_driver_belongs_to_one_row():
     names = [name for row in tables().devices.values() for name in row.reported]
     assert len(names) == len(set(names)) >= 12

@@ -24,6 +24,9 @@ def event(name, microseconds=0.0, parent=None, kernels=(), device="DeviceType.CP
     ("aten::_log_softmax", "elementwise"), ("c10d::allreduce_", "communication"),
     ("nccl:all_gather", "communication"), ("gloo:all_reduce", "communication"), ("ProfilerStep#3", "other"),
     ("aten::addcmul", "elementwise"), ("aten::sum", "elementwise"),
+    ("gristmill::cpu_linear_backward", "matmul"), ("gristmill::cpu_gated", "matmul"),
+    ("gristmill::cpu_gated_backward", "matmul"), ("_HeadLoss", "matmul"), ("_HeadLossBackward", "elementwise"),
+    ("gristmill::cpu_joined_attention_backward", "attention"), ("gristmill::cpu_add_norm", "elementwise"),
 ])
 def test_kinds_by_name(name, kind):
     assert kind_of(event(name)) == kind
@@ -66,6 +69,13 @@ def test_on_a_gpu_kernels_count_by_who_launched_them():
     found = profiled(events, steps=1, wall_seconds=0.001, device="cuda")
     assert found.seconds == pytest.approx(100e-6)
     assert (found.share("attention"), found.share("matmul")) == (pytest.approx(0.6), pytest.approx(0.4))
+
+
+def test_long_names_that_differ_at_their_ends_stay_apart():
+    names = [f"GeneratedBackwardFor_gristmill_cpu_joined_attention_{end}" for end in ("defaultBackward", "backward_no")]
+    text = profiled([event(name, 10) for name in names], steps=1, wall_seconds=0.001, device="cpu").as_text()
+    assert all(f"{name[-25:]}  attention" in text for name in names)
+    assert max(map(len, text.splitlines())) <= 98
 
 
 def test_nothing_recorded_is_no_division_by_zero():

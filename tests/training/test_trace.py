@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gristmill.core.errors import Told, UserError
-from gristmill.training.trace import TensorBoard, TraceFile
+from gristmill.training.trace import TensorBoard, TraceFile, Traces
 
 
 def drawn(folder: Path) -> dict[int, float]:
@@ -85,3 +85,12 @@ def test_a_broken_line_is_named(tmp_path):
     with pytest.raises(UserError, match=r"trace\.jsonl, line 2: this line is not valid JSON") as error:
         TraceFile(path, 5)
     assert "delete this line" in str(error.value)
+
+
+def test_the_step_is_where_a_number_stands_and_no_number(tmp_path):
+    seen = []
+    traces = Traces(tmp_path, -1, lambda step, values: seen.append((step, dict(values))))
+    traces.update({"step": 3, "tokens": 24, "loss": 2.5}, {"seconds": 0.5})
+    traces.close()
+    assert seen == [(3, {"train/tokens": 24, "train/loss": 2.5, "speed/seconds": 0.5})]
+    assert (tmp_path / "trace.jsonl").read_text() == '{"step": 3, "tokens": 24, "loss": 2.5}\n'

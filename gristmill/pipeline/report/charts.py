@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gristmill.pipeline.report.formatting import number, short_count
+from gristmill.pipeline.report.formatting import number, short_count, short_counts
 
 WIDTH, HEIGHT = 1000.0, 400.0
 POINTS = 240
@@ -132,12 +132,13 @@ def line_chart(
             # A line of no length with round ends is a dot that keeps its shape however the drawing is stretched.
             paths.append(Path("".join(f"M{a:.1f} {b:.1f}h0" for a, b in points), s.tone, "points"))
     whole = all(a == int(a) for s in drawn for a in s.x)  # there is no step 2.5
+    along = [t for t in ticks(x, 4 if small else 5) if t == int(t) or not whole]
     x_ticks = [
-        Tick(round(x(t), 3), short_count(t), second[1](t) if second else "")
-        for t in ticks(x, 4 if small else 5)
-        if t == int(t) or not whole
+        Tick(round(x(t), 3), text, second[1](t) if second else "")
+        for t, text in zip(along, short_counts(along), strict=True)
     ]
-    y_ticks = [Tick(round(y(t), 3), short_count(t)) for t in ticks(y, 3 if small else 5)]
+    up = ticks(y, 3 if small else 5)
+    y_ticks = [Tick(round(y(t), 3), text) for t, text in zip(up, short_counts(up), strict=True)]
     main = next((s for s in drawn if s.style != "faint"), drawn[0])
     label = (
         f"{title}: {main.name} goes from {number(main.y[0])} to {number(main.y[-1])}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 MISSING = "–"
@@ -22,16 +23,26 @@ def count(value: Any) -> str:
     return f"{value:,.0f}"
 
 
-def short_count(value: float) -> str:
-    """For axes: 300, 1k, 2.5M, 10²²."""
+def short_count(value: float, more: int = 0) -> str:
+    """For axes: 300, 1k, 2.5M, 10²². more: digits beyond the usual ones."""
     if abs(value) >= 1e15:
         power = math.floor(math.log10(abs(value)) + 1e-9)
         raised, factor = str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")), f"{value / 10.0**power:.2g}"
         return f"10{raised}" if factor == "1" else f"{factor}·10{raised}"
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
-            return f"{value / limit:.3g}{letter}"
-    return f"{value:.4g}"
+            return f"{value / limit:.{3 + more}g}{letter}"
+    return f"{value:.{4 + more}g}"
+
+
+def short_counts(values: Sequence[float]) -> list[str]:
+    """`short_count` of different values, with as many digits as tell them apart."""
+    texts: list[str] = []
+    for more in range(9):
+        texts = [short_count(value, more) for value in values]
+        if len({*texts}) == len(values):
+            break
+    return texts
 
 
 def size(value: Any) -> str:

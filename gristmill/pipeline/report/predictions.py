@@ -25,7 +25,8 @@ def predictions(run: Run) -> dict[str, Any]:
     """One entry a stage that was planned: rows of (what, predicted, actual, how far off), and a chart."""
     found = [entry for stage in run.stages if (entry := _stage(run, stage)) is not None]
     if not found:
-        raise Missing("No stage of this run planned its training before it began; pretraining does.")
+        raise Missing("No stage of this run measured its steps before the first one; pretraining does so for a budget "
+                      "in minutes, money or energy.")
     return {"stages": found}
 
 

@@ -84,8 +84,12 @@ def _facts(stage: Stage, plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("steps", count(metrics.get("steps"))),
         ("tokens learned from", count(metrics.get("tokens"))),
     ]
-    if plan.get("epochs"):
-        facts.append(("passes over the text", number(plan["epochs"], 3)))
+    done = 1.0
+    if metrics.get("stopped_early") and plan.get("steps"):
+        # Growing updates are not all of one size.
+        done = 0.0 if "batch_warmup" in plan.get("reading", {}) else metrics.get("steps", 0) / plan["steps"]
+    if plan.get("epochs") and done:
+        facts.append(("passes over the text", number(plan["epochs"] * done, 3)))
     if plan.get("replay_rows"):
         facts.append(("replayed text", f"{plan['replay_rows']} of {plan.get('batch')} rows"))
     for name, said in (("conversations", "conversations"), ("train_pairs", "pairs")):
@@ -94,7 +98,7 @@ def _facts(stage: Stage, plan: dict[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("rejected"):
         facts.append(("rejected rows", count(metrics["rejected"])))
     if metrics.get("stopped_early"):
-        facts.append(("stopped early", "yes"))
+        facts.append(("stopped early", f"of {count(plan['steps'])} steps" if plan.get("steps") else "yes"))
     return [*((name, value) for name, value in facts if value != "–"), ("time", duration(stage.seconds))]
 
 
