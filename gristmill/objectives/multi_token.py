@@ -57,6 +57,8 @@ class Depth(nn.Module):
             with torch.no_grad():
                 self.join.weight.copy_(torch.eye(dim).repeat(1, 2) / 2**0.5)
         self.block: nn.Module = copy.deepcopy(model.blocks[-1])  # type: ignore[index, assignment, arg-type]
+        # Nothing is looked up here: a table that no gradient reaches would be memory for nothing, and stops DDP.
+        self.block.attention.value_embedding = self.block.attention.value_gate = None  # type: ignore[union-attr, assignment]
         self.norm = norm()
 
     def forward(self, model: nn.Module, states: Tensor, tokens: Tensor, document_ids: Tensor | None) -> Tensor:

@@ -62,16 +62,17 @@ class Guards:
         if self.noise is None or (self.first is None and self.world.size == 1):
             return
         factor = 1.0 if self.scaler is None else self.scaler.factor()
+        everything = counted.float() if isinstance(counted, Tensor) else norm.new_tensor(float(counted))
         # Gradients are sums over the count of the whole update; those of a part are made means of their own.
         shared = norm.new_zeros(3)
-        if self.first is not None:
-            own = self.first * (counted / max(first, 1)) ** 2
-            shared = torch.stack([own, own.new_tensor(float(first)), torch.ones_like(own)])
-        # A process whose share was a single row has no part to compare. Where all are such, nothing finite is added.
+        if self.first is not None and first:
+            times = everything / first
+            shared = torch.stack([self.first * times**2, times, torch.ones_like(times)])
+        # A process whose share was a single row, or whose first part has no target, has none to compare. Where all are
+        # such, nothing finite is added. Noise falls with 1 / size, so of unequal parts that has to be averaged.
         *sums, parts = self.world.sum(shared, "tokens")
-        small, size = (total / parts for total in sums)
-        everything = counted.float() if isinstance(counted, Tensor) else norm.new_tensor(float(counted))
-        self.noise.add(small / factor**2, size, norm.square() / factor**2, everything)
+        small, times = (total / parts for total in sums)
+        self.noise.add(small / factor**2, everything / times, norm.square() / factor**2, everything)
 
     def judge(self, parameters: Iterable[nn.Parameter], loss: Tensor | None, norm: Tensor
               ) -> tuple[Tensor, Tensor | None]:

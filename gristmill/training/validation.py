@@ -40,21 +40,27 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
         readers = (readers[0] * shared + world.place("context"), readers[1] * shared)
     score = score or _scored_by(model, objective, compute)
     sums: dict[str, Any] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     for batch in batches:
-        for name, count in objective.counts(batch).items():
-            counts[name] = counts.get(name, 0) + count
         mine = dict(batch) if world is None else _share(batch, *readers)
         for part in [mine] if rows is None else _parts(mine, rows, -(-len(batch["input_ids"]) // readers[1])):
+            # Of what was run: losses of experts are one a part, however many parts a batch has.
+            for name, count in objective.counts(part).items():
+                counts[name] = counts.get(name, 0) + count
             with eager(model):
                 found, metrics = score(part)
             for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
                 sums[name] = sums.get(name, 0.0) + value.double()
     if world is not None and world.size > 1 and sums:
-        together = world.sum(torch.stack([value.to(world.device) for value in sums.values()]), "updates")
-        sums = dict(zip(sums, together, strict=True))
+        counted = torch.tensor([*counts.values()], dtype=torch.float64, device=world.device)
+        own = torch.stack([value.to(world.device) for value in sums.values()])
+        total = world.sum(torch.cat([own, counted]), "updates")
+        sums = dict(zip(sums, total, strict=False))
+        # Stages, and processes that share rows, have counted the same ones.
+        same = world.size // (readers[1] * world.layout.tensor)
+        counts = {name: count / same for name, count in zip(counts, total[len(sums):].tolist(), strict=True)}
     units = {**counts, "accuracy": counts["loss"]}
-    return {name: float(value) / max(units[name], 1) for name, value in sums.items()} | {"tokens": counts["loss"]}
+    return {name: float(value) / max(units[name], 1) for name, value in sums.items()} | {"tokens": int(counts["loss"])}
 
 
 def _scored_by(model: nn.Module, objective: Objective, compute: Compute) -> Score:

@@ -74,6 +74,18 @@ def test_models_without_experts_and_coefficients_of_zero_change_nothing():
     assert set(objective.terms(model(), batch()).sums) == set(objective.weights) == {"loss", "router_z"}
 
 
+def test_padding_alone_adds_nothing():
+    """What a process runs whose share of an update is used up while others still run."""
+    one, padding = model(balance_loss=0.1, z_loss=0.2), batch(2)
+    padding |= {"targets": padding["targets"].fill_(-100), "document_ids": padding["document_ids"].fill_(-1)}
+    objective = with_router_losses(CausalLM(), one.config)
+    assert set(objective.counts(padding).values()) == {0}
+    sums = objective.terms(one, padding).sums
+    assert {name: float(value.detach()) for name, value in sums.items()} == dict.fromkeys(objective.weights, 0.0)
+    sum(sums.values()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in one.parameters() if p.grad is not None)
+
+
 def test_terms_reach_the_routers_and_z_adds_over_micro_batches():
     config = model(balance_loss=0.1, z_loss=0.2).config
     objective = with_router_losses(CausalLM(), config)

@@ -250,6 +250,17 @@ def test_the_further_blocks_start_as_a_function_of_the_model():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("form", ["sequential", "parallel"])
+def test_every_weight_of_the_further_blocks_learns(form):
+    """Copies of a block that looks values up look none up; DDP refuses a weight without a gradient."""
+    model = random_decoder(value_embeddings=True)
+    objective = MultiTokenLM(3, form=form)
+    attached = objective.attach(model)
+    sum(objective.terms(model, random_rows(3)).sums.values()).backward()
+    assert [name for name, parameter in attached.named_parameters() if parameter.grad is None] == []
+    assert model.blocks[-1].attention.value_embedding is not None
+
+
 def test_rows_that_are_too_short_for_a_depth_add_nothing():
     model = random_decoder()
     objective = MultiTokenLM(4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gristmill.core.errors import UserError
 from gristmill.objectives import CausalLM
 from gristmill.objectives.cross_entropy import IGNORED
+from gristmill.objectives.masked_lm import MaskedLM
 from gristmill.tokens import BatchWarmup, Curriculum, Positions
 from gristmill.training.reading import Dealt, Windows, nothing
 
@@ -70,9 +71,11 @@ def test_any_source_can_be_dealt(rows, shares):
 
 
 def test_nothing_counts_for_nothing_and_changes_no_row():
-    batch = Places().rows(np.arange(3))
+    batch = {**Places().rows(np.arange(3)), "next_sentence_label": torch.tensor([0, 1, 0])}
     empty = nothing(batch)
     assert CausalLM().counts(empty) == {"loss": 0}
+    assert MaskedLM(pairs=True).counts(empty) == {"loss": 0, "nsp": 0}
+    assert batch["next_sentence_label"].tolist() == [0, 1, 0]
     assert (empty["document_ids"] == -1).all()
     assert (batch["targets"] >= 0).all()
 

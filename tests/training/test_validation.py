@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from gristmill.models import Decoder, DecoderConfig
+from gristmill.models.config.moe import MoEConfig
+from gristmill.objectives import CausalLM
 from gristmill.objectives.base import IGNORED
+from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.training.compile import compile_blocks, eager
 from gristmill.training.device import Compute
 from gristmill.training.validation import validate
@@ -36,6 +41,20 @@ def test_parts_of_a_batch_give_its_scores(rows):
     assert max(seen[2:]) <= rows
     assert parts == pytest.approx(whole, rel=1e-6)
     assert parts["tokens"] == whole["tokens"]
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_losses_of_experts_are_means_over_the_parts_that_were_run(rows):
+    config = dataclasses.replace(TINY, family="moe", moe=MoEConfig(experts=4, active=2, balance_loss=0.1, z_loss=0.1))
+    model = Decoder(config)
+    model.initialise(0)
+    objective = with_router_losses(CausalLM(), config)
+    row = {name: tensor[:1] for name, tensor in model_and_batches()[1][0].items()}
+    alone = {name: float(value.detach()) for name, value in objective.terms(model, row).sums.items()}
+    copies = {name: tensor.repeat(7, 1) for name, tensor in row.items()}
+    found = validate(model, [copies], COMPUTE, objective, rows=rows)
+    assert found["router_balance"] == pytest.approx(alone["router_balance"], rel=1e-6)
+    assert found["router_z"] == pytest.approx(alone["router_z"] / row["input_ids"].numel(), rel=1e-6)
 
 
 def test_blocks_run_as_written_and_are_compiled_afterwards():

@@ -158,7 +158,7 @@ def rebalance(model: nn.Module, total: Callable[[Tensor], Tensor] = alone,
     found = [layer.rebalance(total) for layer in layers]
     if not found and stages is None:
         return {}
-    seen = next(model.parameters()).new_zeros(4, dtype=torch.float64)
+    seen = torch.zeros(4, dtype=torch.float64, device=next(model.parameters()).device)
     if found:
         loads = torch.stack([load for load, _ in found]).double()
         shares = loads / loads.mean(1, keepdim=True).clamp(min=1e-9)

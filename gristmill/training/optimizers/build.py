@@ -125,15 +125,17 @@ EVERYTHING: Mapping[str, Callable[[Groups, OptimizerConfig], torch.optim.Optimiz
 """Kind -> the optimizer of all parameters; of muon: of all but the matrices of the blocks."""
 
 
-def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Joined:
+def build_optimizer(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig,
+                    elsewhere: Iterable[str] = ()) -> Joined:
     """Give every parameter exactly one rule; each group carries `peak_lr` and `name` for schedule and reports, and
     `decays`: whether weight decay and penalties are meant for it.
 
-    parameters: a model, or names and parameters. Raises UserError for a pattern of `groups` that fits no name.
+    parameters: a model, or names and parameters. elsewhere: names that other stages of a pipeline hold. Raises
+    UserError for a pattern of `groups` that fits no name of either.
     """
     named = list(parameters.named_parameters() if isinstance(parameters, nn.Module) else parameters)
     rules = list(config.groups)
-    _check_patterns(rules, [name for name, _ in named])
+    _check_patterns(rules, [*(name for name, _ in named), *elsewhere])
     groups: dict[tuple[str, str, float, float, Hashable], list[nn.Parameter]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:

@@ -73,8 +73,12 @@ def replicate(module: MicroBatch, model: Body, world: World) -> Shared:
         module, process_group=group, gradient_as_bucket_view=True,
         # Buffers count what this process saw (the loads of experts) and are added up elsewhere.
         **NO_BUFFERS,
-        # A decoder uses every weight; heads for pairs of texts or embeddings of languages may lie idle in a batch.
-        find_unused_parameters=not isinstance(model, Decoder))
+        # A decoder uses every weight; heads for pairs of texts or embeddings of languages may lie idle in a batch. With
+        # this set torch keeps its buckets, where otherwise it lays them out anew after the first update: the sums of
+        # three and more gradients would be taken in another order in the first update of a run that goes on, and a CPU
+        # promises the bits of one that was never interrupted.
+        find_unused_parameters=not isinstance(model, Decoder) or (
+            world.device.type == "cpu" and world.layout.replicate > 2))
     copies.register_comm_hook(group, _added)
 
     @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +12,16 @@ import torch
 from torch import nn
 
 from gristmill.objectives.causal_lm import CausalLM
+from gristmill.training import Trainer, TrainingConfig
 from gristmill.training.accumulate import Accumulation
 from gristmill.training.micro_batch import MicroBatch
 from gristmill.training.optimizers import OptimizerConfig, build_optimizer, muon
-from gristmill.training.optimizers.build import OWN
+from gristmill.training.optimizers.build import OWN, GroupRule
 from gristmill.training.parallel import Layout, World
 from gristmill.training.parallel.apply import parallelise
 from gristmill.training.parallel.gradients import clip, total_norm
 from tests.training.parallel.parity import COMPUTE, cut, made, rows, tiny, whole
-from tests.training.parallel.ranks import run_ranks, world_of
+from tests.training.parallel.ranks import RanksFailed, run_ranks, world_of
 
 STEPS = 20
 
@@ -102,3 +105,25 @@ def test_in_bf16_master_weights_and_sums_stay_fp32(layout):
     for loss, norm in run_ranks(_rounded, 2, layout):
         assert loss < 2e-3
         assert norm < 2e-2
+
+
+def _moved(rank: int, pattern: str) -> list[str]:
+    """Blocks of this process that an update moved; 0 is the learning rate of what fits."""
+    world, config = world_of(Layout(pipeline=2)), tiny()
+    rule = GroupRule(pattern=pattern, learning_rate=0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(model=made(config), objective=CausalLM(), source=None, steps=1, compute=COMPUTE, world=world,  # type: ignore[arg-type]
+                          folder=Path(folder), checkpoints=Path(folder) / "checkpoints", config=TrainingConfig(
+                              optimizer=OptimizerConfig(kind="sgd", momentum=0.0, groups=[rule])))
+        before = {name: p.detach().clone() for p, name in trainer.names.items()}
+        trainer.update(cut(rows(config), world, 2))
+    moved = (name for p, name in trainer.names.items() if not torch.equal(p, before[name]))
+    return sorted({".".join(name.split(".")[:2]) for name in moved if name.startswith("blocks.")})
+
+
+def test_a_rule_for_the_weights_of_one_stage_holds_there_and_stops_no_other():
+    assert run_ranks(_moved, 2, "blocks.0.*") == [[], ["blocks.1"]]
+    assert run_ranks(_moved, 2, "head.*") == [["blocks.0"], ["blocks.1"]]
+    for rank in range(2):
+        with pytest.raises(RanksFailed, match=f"rank {rank}: (.|\\n)*no parameter's name fits 'layers.*'"):
+            run_ranks(_moved, 2, "layers.*")

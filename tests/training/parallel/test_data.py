@@ -44,6 +44,23 @@ def test_four_processes_have_the_loss_and_gradients_of_one(layout, name):
     assert found[1] < 1e-6, found
 
 
+def _again(rank: int, text: str) -> list[str]:
+    """Gradients of the second update that are not those of the first, of the same rows."""
+    config, objective, world = tiny(layers=3), CausalLM(), world_of(Layout.parse(text))
+    model, found = made(config), []
+    passes = parallelise(model, objective, None, world, COMPUTE)
+    for _ in range(2):
+        model.zero_grad()
+        together(passes, objective, rows(config), world)
+        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+    return [name for name, gradient in found[0].items() if not torch.equal(gradient, found[1][name])]
+
+
+@pytest.mark.parametrize("layout", ["replicate=4", "shard=4"])
+def test_the_first_update_of_a_run_that_goes_on_has_the_bits_of_any_other(layout):
+    assert run_ranks(_again, 4, layout) == [[]] * 4
+
+
 def _small_memory(rank: int, text: str, name: str) -> dict[str, float]:
     with mock.patch.object(data_parallel, "KEPT_SHARE", 0.0):
         return differences(Layout.parse(text), CONFIGS[name], 2, rounds=2)

@@ -36,6 +36,7 @@ CONFIGS: dict[str, MoEConfig] = {
                           bias_rate=0.004, scale=1.5, first_dense=1),
     "capacity": dataclasses.replace(MIXTRAL, capacity=0.6),
     "one": dataclasses.replace(MIXTRAL, active=1, renormalise=False),
+    "last layer": dataclasses.replace(MIXTRAL, first_dense=2),
 }
 
 EMPTY: tuple[list[int], ...] = ([], [4, 5, 6, 7], [0, 1, 2, 3, 5])
@@ -247,6 +248,11 @@ def test_losses_gradients_and_loads_are_those_of_one_process_with_four():
     layouts = ["shard=4,expert=4", "shard=4,expert=2", "shard=2,replicate=2,expert=2", "shard=2,context=2,expert=2",
                "shard=2,context=2,expert=4", "shard=2,tensor=2,expert=2", "pipeline=2,shard=2,expert=2"]
     assert run_ranks(check_layouts, 4, layouts, ["mixtral", "deepseek"]) == [[]] * 4
+
+
+def test_a_stage_without_experts_adds_no_loads_where_its_weights_are_cut():
+    layouts = ["pipeline=2,shard=2", "pipeline=2,tensor=2"]
+    assert run_ranks(check_layouts, 4, layouts, ["last layer"]) == [[]] * 4
 
 
 def test_twenty_updates_with_a_selection_bias():

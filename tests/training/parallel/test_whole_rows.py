@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gristmill.finetuning.stage import Finetune, Replay
 from gristmill.models.config.moe import MoEConfig
 from gristmill.models.spec import ModelSpec
 from gristmill.objectives import CausalLM
+from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.tokenizer.train import train_bpe
 from gristmill.training.loop import TrainingConfig
 from gristmill.training.optimizers import OptimizerConfig
@@ -33,7 +35,7 @@ from tests.training.parallel.ranks import run_ranks, world_of
 
 TEXTS = [f"the mill turns {number % 7} times and grinds {number} grains of wheat " * 3 for number in range(60)]
 TRAINING = TrainingConfig(evaluations=2, checkpoint_seconds=0.0, optimizer=OptimizerConfig(kind="adamw"))
-EXPERTS = {"family": "moe", "moe": MoEConfig(experts=4, active=2, mlp_dim=16)}
+EXPERTS: dict[str, Any] = {"family": "moe", "moe": MoEConfig(experts=4, active=2, mlp_dim=16)}
 
 
 # -- on the ranks ------------------------------------------------------------------------------------------------------
@@ -66,6 +68,21 @@ def evaluated(rank: int, text: str, changes: dict[str, Any]) -> list[str]:
         if abs(float(world.sum(sums["loss"], "updates")) - whole) > 1e-6 * whole:
             wrong.append(f"{again}, update")
     return wrong
+
+
+def losses_of_experts(rank: int, text: str) -> dict[str, float]:
+    """Of copies of one row, more of them than processes and fewer."""
+    config = tiny(**EXPERTS | {"moe": dataclasses.replace(EXPERTS["moe"], balance_loss=0.1, z_loss=0.1)})
+    model, task = made(config), with_router_losses(CausalLM(), config)
+    data = [{name: tensor[1:2].repeat(count, 1) for name, tensor in rows(config).items()} for count in (3, 1)]
+    if text == "none":
+        return validate(model, data, COMPUTE, task)
+    world = world_of(Layout.parse(text))
+    passes = parallelise(model, task, None, world, COMPUTE)
+    score = None if passes.whole else passes.score
+    model.eval()
+    within = passes.within if passes.whole else lambda use: use(model)
+    return within(lambda inner: validate(inner, data, COMPUTE, task, score=score, world=world))
 
 
 def runtime(text: str, precision: Any = "fp32") -> Runtime:
@@ -120,6 +137,14 @@ def folder(tmp_path_factory) -> Path:
     for precision in ("fp32", "bf16"):
         stages(0, "none", str(place), precision)
     return place
+
+
+@pytest.mark.parametrize("text", ["replicate=2", "shard=2", "context=2", "tensor=2", "pipeline=2"])
+def test_held_out_losses_of_experts_are_those_of_one_process(text):
+    expected = losses_of_experts(0, "none")
+    assert {"router_balance", "router_z"} < expected.keys()
+    for found in run_ranks(losses_of_experts, 2, text):
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("text", "precision"), [
