@@ -190,6 +190,7 @@ class Trainer:
                     if evaluated:
                         self.now("evaluation")
                         self._evaluate(planned=self.step in due)
+                        bar.advance(0, self._said())
                     stopping = any(report.stop for report in reports)
                     kept = self.saves.permanent(self.step)
                     if stopping or evaluated or kept or any(report.save for report in reports):
@@ -349,9 +350,13 @@ class Trainer:
                      **report.telemetry}
         self.traces.update(record, telemetry)
         self.selection.note(record["loss"])
+        self.said = f"loss {record['loss']:.3f}, {telemetry['tokens_per_second']:,.0f} tokens/s"
+        bar.advance(1, self._said())
+
+    def _said(self) -> str:
+        """What the bar shows: the last update, and the last evaluation."""
         valid = self.selection.held_out
-        bar.advance(1, f"loss {record['loss']:.3f}, {telemetry['tokens_per_second']:,.0f} tokens/s" + (
-            "" if valid is None else f", valid {valid:.3f}"))
+        return self.said if valid is None else f"{self.said}, valid {valid:.3f}"
 
     def _finals(self) -> dict[str, Any]:
         # Read back rather than remembered: a run that was killed after its last step reports the same.

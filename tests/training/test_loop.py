@@ -317,15 +317,15 @@ class Bars(Silent):
 
 
 def test_the_bar_shows_held_out_loss_in_the_unit_of_the_training_loss_from_the_start(tmp_path):
-    def both(model, step):
-        return {"valid_loss": 4.5, "score": 1.25}
-
-    for steps in (6, 8):
-        t = trainer(tmp_path, steps=steps, evaluate=both, evaluations=1)
+    for steps, before in ((6, 4.5), (8, 4.506)):  # the second goes on with what the first has found
+        t = trainer(tmp_path, steps=steps, evaluations=1,
+                    evaluate=lambda model, step: {"valid_loss": 4.5 + step / 1000, "score": 1.25})
         t.progress = Bars()
         t.fit()
-        assert len(t.progress.said) == {6: 6, 8: 2}[steps]
-        assert all("valid 4.500" in said for said in t.progress.said)
+        *updates, evaluation = t.progress.said
+        assert len(updates) == {6: 6, 8: 2}[steps]
+        assert all(f"valid {before:.3f}" in said for said in updates)
+        assert evaluation == updates[-1].replace(f"{before:.3f}", f"{4.5 + steps / 1000:.3f}")
 
 
 def _stored(rank: int, folder: str, place: str) -> float | None:
