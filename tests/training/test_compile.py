@@ -10,10 +10,12 @@ from gristmill.core.errors import MachineError
 from gristmill.core.files import read_json
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.models import Decoder
-from gristmill.objectives import CausalLM
+from gristmill.models.layers import flex
+from gristmill.models.layers.masks import CAUSAL
+from gristmill.objectives import CausalLM, gpu_head
 from gristmill.training import pretrain
 from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile
-from gristmill.training.device import Compute
+from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer
 from gristmill.training.parallel import World, apply
 from gristmill.training.parallel import weights as weights_of_others
@@ -106,6 +108,31 @@ def test_a_resumed_run_obeys_and_keeps_its_choice_only_where_nothing_is_said(inp
     assert not run("auto", 5)
     assert run("always", 6)
     assert not run("never", None)
+
+
+class OnGPU:
+    """A tensor of a GPU, as far as it is looked at."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def __len__(self):
+        return self.shape[0]
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [("never", False), ("auto", True), ("always", True)])
+def test_never_holds_for_the_kernels_of_a_gpu_too(choice, compiled, monkeypatch):
+    monkeypatch.setattr(gpu_head, "Tensor", OnGPU)
+    monkeypatch.setattr(gpu_head, "_problem", lambda: None)
+    monkeypatch.setattr(flex, "HAS_COMPILER", True)
+    try:
+        prepare(Runtime(device="cpu", threads=torch.get_num_threads(), compile=choice))
+        assert gpu_head.takes(OnGPU(8192, 64), OnGPU(50_304, 64)) == compiled
+        assert flex.pays_flex(OnGPU(1, 1, 4096, 64), 4096, CAUSAL, documents=True) == compiled
+    finally:
+        prepare(Runtime(device="cpu", threads=torch.get_num_threads()))
 
 
 def test_an_error_of_the_compiler_says_how_to_train_without_it(tmp_path, monkeypatch):
