@@ -40,7 +40,7 @@ from gristmill.tokens import (
 )
 from gristmill.tokens.curriculum import row_cuts
 from gristmill.training.budget import Budget, Here, allowance, counted_steps, timed_steps
-from gristmill.training.compile import on_gpu, should_compile
+from gristmill.training.compile import on_gpu, should_compile, slow_float8
 from gristmill.training.config import TrainingConfig
 from gristmill.training.cuda_graphs import refuse_graphs_of_many_shapes
 from gristmill.training.device import Compute, prepare
@@ -265,6 +265,8 @@ class Pretrain:
         compiled = should_compile(context.runtime, seconds)
         if compiled:
             context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
+        elif slow := slow_float8(context.runtime):
+            context.progress.say(f"  {slow}")
         return compiled
 
     def _fits(self, config: Any, positions: Positions, length: int, compute: Compute, world: World) -> list[Fit]:
