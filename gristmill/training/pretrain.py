@@ -133,6 +133,9 @@ class Pretrain:
             raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
                             where=f"{context.name}: context", fix="lower context, or raise model.context")
         batch = self.batch or max(1, 4096 // length)
+        if isinstance(self.micro_batch, int) and self.micro_batch > batch:
+            raise UserError(f"{self.micro_batch} rows at once are more than the {batch} of an update",
+                            where=f"{context.name}: micro_batch", fix="lower it, or raise batch")
         if self.batch_warmup is not None and self.batch_warmup.start >= batch:
             raise UserError(f"updates of {self.batch_warmup.start} rows are no smaller than the full ones of {batch}",
                             where=f"{context.name}: batch_warmup.start", fix="lower it, or raise batch")
