@@ -56,7 +56,7 @@ def _means(routing: Routing) -> tuple[Tensor, Tensor]:
     shares = _real(routing, routing.shares)
     here = loads(routing.chosen, experts, routing.real)
     everywhere = routing.total(torch.cat([here, here.new_tensor([len(shares)])]))
-    choices, tokens = everywhere[:-1], everywhere[-1]
+    choices, tokens = everywhere[:-1], everywhere[-1].clamp(min=1)  # of padding alone: nothing, not nan
     return choices.float() / tokens, shares.sum(0) / tokens
 
 
@@ -75,7 +75,7 @@ class RouterLosses:
     def counts(self, batch: Batch) -> dict[str, int]:
         real = batch["document_ids"] >= 0 if "document_ids" in batch else None
         tokens = batch["input_ids"].numel() if real is None else int(real.sum())
-        own = {BALANCE: 1, Z: tokens}
+        own = {BALANCE: min(tokens, 1), Z: tokens}
         return {**self.objective.counts(batch), **{n: c for n, c in own.items() if n in self.weights}}
 
     def terms(self, model: nn.Module, batch: Batch) -> LossTerms:

@@ -118,7 +118,8 @@ def nothing(batch: Batch) -> Batch:
     """A micro-batch from which nothing is learnt: one row that is padding, for a process whose share is used up while
     others still run."""
     row = {name: tensor[:1].clone() for name, tensor in batch.items()}
-    row["targets"].fill_(IGNORED)
+    for name in {"targets", "next_sentence_label"} & row.keys():
+        row[name].fill_(IGNORED)
     if "document_ids" in row:
         row["document_ids"].fill_(PADDING)
     return row

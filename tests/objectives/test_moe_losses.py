@@ -12,6 +12,7 @@ from gristmill.models.config import MoEConfig
 from gristmill.models.layers.moe import Routing, rebalance
 from gristmill.objectives import CausalLM
 from gristmill.objectives.moe_losses import RouterLosses, balance_loss, with_router_losses, z_loss
+from gristmill.training.reading import nothing
 
 
 def routing(logits: torch.Tensor, active: int, real=None) -> Routing:
@@ -91,6 +92,17 @@ def test_terms_reach_the_routers_and_z_adds_over_micro_batches():
     halves = [objective.terms(one, {n: t[i : i + 2] for n, t in whole.items()}).sums["router_z"] for i in (0, 2)]
     assert sum(halves).item() == pytest.approx(terms.sums["router_z"].item(), rel=1e-5)
     assert one.blocks[1].mlp.routing is None
+
+
+def test_a_micro_batch_of_padding_teaches_routers_nothing():
+    """What a process runs whose rows are used up while others still have some."""
+    one, empty = model(balance_loss=0.1, z_loss=0.2), nothing(batch(4))
+    objective = with_router_losses(CausalLM(), one.config)
+    assert set(objective.counts(empty).values()) == {0}
+    sums = objective.terms(one, empty).sums
+    assert {name: value.item() for name, value in sums.items()} == {"loss": 0, "router_balance": 0, "router_z": 0}
+    sum(sums.values()).backward()
+    assert all(not weight.grad.any() for weight in one.parameters() if weight.grad is not None)
 
 
 def test_a_balance_loss_evens_leaning_routers():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gristmill.core.errors import UserError
 from gristmill.objectives import CausalLM
 from gristmill.objectives.cross_entropy import IGNORED
+from gristmill.objectives.masked_lm import MaskedLM
 from gristmill.tokens import BatchWarmup, Curriculum, Positions
 from gristmill.training.reading import Dealt, Windows, nothing
 
@@ -93,3 +94,8 @@ def test_rows_that_are_dealt_keep_their_documents():
                 if target >= 0:
                     assert dealt.documents(0, row) == [f"{number}.txt"]
                 row += 1
+
+
+def test_a_row_from_which_nothing_is_learnt_judges_no_pair_either():
+    pair = {"input_ids": torch.ones(2, 4), "targets": torch.ones(2, 4), "next_sentence_label": torch.ones(2)}
+    assert MaskedLM(pairs=True).counts(nothing(pair)) == {"loss": 0, "nsp": 0}
