@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -42,10 +43,14 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
     sums: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for batch in batches:
-        for name, count in objective.counts(batch).items():
-            counts[name] = counts.get(name, 0) + count
-        mine = dict(batch) if world is None else _share(batch, *readers)
-        for part in [mine] if rows is None else _parts(mine, rows, -(-len(batch["input_ids"]) // readers[1])):
+        shares = [_share(batch, at, readers[1]) for at in range(readers[1])]
+        largest = max(len(share["input_ids"]) for share in shares)
+        parts = [_parts(share, rows or largest, largest) for share in shares]
+        # Part by part: some terms, such as the balance of experts, do not add over rows.
+        for part in chain.from_iterable(parts):
+            for name, count in objective.counts(part).items():
+                counts[name] = counts.get(name, 0) + count
+        for part in parts[readers[0]]:
             with eager(model):
                 found, metrics = score(part)
             for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
@@ -75,11 +80,11 @@ def _share(batch: Mapping[str, Any], reader: int, readers: int) -> dict[str, Any
         nothing(batch))
 
 
-def _parts(batch: Mapping[str, Any], rows: int, largest: int) -> Iterator[dict[str, Any]]:
+def _parts(batch: Mapping[str, Any], rows: int, largest: int) -> list[dict[str, Any]]:
     """A reader's batch, `rows` or fewer at a time; as many parts for all readers, the `largest` of whose shares is
     known: they may wait for each other."""
-    parts = max(1, -(-largest // rows))
-    return (_share(batch, at, parts) for at in range(parts))
+    parts = -(-largest // rows)
+    return [_share(batch, at, parts) for at in range(parts)]
 
 
 def validate_text(model: nn.Module, shards: TokenShards, context: int, batch: int, tokens: int,
