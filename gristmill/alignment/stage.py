@@ -24,7 +24,7 @@ from gristmill.objectives.cross_entropy import IGNORED
 from gristmill.objectives.dpo import reference_log_probabilities
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens.batches import ShuffledOrder
-from gristmill.training.compile import eager
+from gristmill.training.compile import eager, slow_float8
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.optimizers import OptimizerConfig
@@ -103,8 +103,9 @@ class Align:
         pairs = Pairs(with_reference(train, model, compute), ShuffledOrder(len(train), self.batch, order, None))
         held_out = with_reference(valid, model, compute)
         steps = self.steps or max(1, round(self.epochs * len(train) / self.batch))
-        if missed := missed_peak(self.training.schedule, steps):
-            context.progress.say(f"  {missed}")
+        for said in (missed_peak(self.training.schedule, steps), slow_float8(context.runtime, compiles=False)):
+            if said is not None:
+                context.progress.say(f"  {said}")
         objective = DPO(self.beta, self.anchor)
         trainer = Trainer(
             model=model, objective=objective, source=pairs, steps=steps, compute=compute, folder=context.work,

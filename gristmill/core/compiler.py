@@ -9,6 +9,20 @@ import sys
 import sysconfig
 from pathlib import Path
 
+_forbidden = False
+
+
+def forbid_compiler(forbidden: bool) -> None:
+    """Have this process compile no kernel by itself (the GPU's head, attention over long rows): `--compile never`; or
+    again those that pay. Blocks of models are `training.compile`'s."""
+    global _forbidden
+    _forbidden = forbidden
+
+
+def compiler_forbidden() -> bool:
+    """What `forbid_compiler` was told last."""
+    return _forbidden
+
 
 def compiler_problem(gpu: bool = False) -> str | None:
     """Why torch.compile cannot work here, or None if it can. gpu: for a GPU, for which Triton compiles; its launchers

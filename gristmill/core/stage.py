@@ -28,7 +28,7 @@ class Runtime:
     executor: str = "local"
     """Who does data work: local (processes of this machine), ray (a Ray on this machine) or ray://host:port."""
     compile: str = "auto"
-    """auto, always or never: torch.compile of the model's blocks."""
+    """auto, always or never: torch.compile of the model's blocks; with never, of a GPU's kernels neither."""
     cuda_graphs: str = "never"
     """never, auto (where they can be) or always: forward and backward of a micro-batch as one CUDA graph."""
     precision: str = "auto"

@@ -22,6 +22,7 @@ from gristmill.objectives.base import Batch
 from gristmill.objectives.moe_losses import with_router_losses
 from gristmill.tokenizer import Tokenizer
 from gristmill.tokens import PackedBatches, RowBatches, Rows, TokenShards, materialise, pack_examples
+from gristmill.training.compile import slow_float8
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer, TrainingConfig
 from gristmill.training.optimizers import OptimizerConfig
@@ -115,8 +116,9 @@ class Finetune:
         order = derive_seed(context.seed, "order")
         conversations = RowBatches(train, batch=self.batch - replayed, seed=order)
         steps = self.steps or max(1, round(self.epochs * len(train) / (self.batch - replayed)))
-        if missed := missed_peak(self.training.schedule, steps):
-            context.progress.say(f"  {missed}")
+        for said in (missed_peak(self.training.schedule, steps), slow_float8(context.runtime, compiles=False)):
+            if said is not None:
+                context.progress.say(f"  {said}")
         trainer = Trainer(
             model=model.to(compute.device), objective=loss,
             source=Dealt(Mixed(conversations, general, names), (world.data_rank, world.data_size)), steps=steps,

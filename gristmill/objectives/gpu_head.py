@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gristmill.core.compiler import compiler_problem
+from gristmill.core.compiler import compiler_forbidden, compiler_problem
 
 TOKENS, BYTES = 8192, 2**30
 """Most tokens whose logits exist at one time, and most that these may take: large products keep the device busy."""
@@ -31,10 +31,10 @@ class Rows(NamedTuple):
 
 
 def takes(hidden: Tensor, head: Tensor) -> bool:
-    """Whether logits of these are worth it, on a device for which torch can compile."""
+    """Whether logits of these are worth it, on a device for which torch can and may compile."""
     return (hidden.device.type == "cuda" and type(hidden) is Tensor and type(head) in (Tensor, nn.Parameter)
             and len(hidden) * len(head) >= LEAST and not torch.compiler.is_compiling()
-            and _problem() is None)
+            and not compiler_forbidden() and _problem() is None)
 
 
 def chunk_of(tokens: int, vocab: int, dtype: torch.dtype) -> int:

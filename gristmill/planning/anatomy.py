@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gristmill.models.config import TwoStreamConfig
 from gristmill.models.layers.masks import FULL, Pattern
+from gristmill.models.layers.moe import expert_layers
 from gristmill.models.loading import skeleton
 
 Part = Literal["embedding", "positions", "attention", "mlp", "experts", "router", "norms", "head", "other"]
@@ -89,6 +90,8 @@ class Anatomy:
     attentions: tuple[AttentionLayer, ...]
     matrices: int
     """Parameters of the matrices inside the blocks: what Muon updates."""
+    beside_experts: int
+    """Parameters of routers, and of experts that all tokens meet."""
     largest_group: int
     """Parameters of the largest group of such matrices of equal shape, which Muon updates at once."""
 
@@ -153,9 +156,11 @@ def _anatomy(config_key: _Key) -> Anatomy:
         if all(isinstance(getattr(module, name, None), nn.Linear) for name in ("query", "key", "value")):
             attentions.append(_attention(path, module, config, two_stacks, block_of.get(id(module.query.weight))))
     products.append(Product("head", "head", model.head_weight.numel(), "target", None))
+    beside = sum(parameter.numel() for layer in expert_layers(model) for name, parameter in layer.named_parameters()
+                 if not name.startswith("experts."))
     sizes = tuple(sum(p.numel() for p in block.parameters()) for block in blocks)
     return Anatomy(config, counts, sizes, active, tuple(products), tuple(attentions), matrices,
-                   max(groups.values(), default=0))
+                   beside, max(groups.values(), default=0))
 
 
 def anatomy(config: Any) -> Anatomy:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.core.errors import UserError
+from gristmill.models.config import DecoderConfig
 from gristmill.planning.activations import Activations, Checkpointing, activations
 from gristmill.planning.anatomy import Anatomy, anatomy
 from gristmill.planning.layout import Layout
@@ -140,7 +141,7 @@ def _stage(
         saved -= copies * (1 - 1 / layout.tensor)
     logits = _logits(found, batch, layout, low) if last else 0.0
     waiting = saved * in_flight
-    largest = found.largest_block * (inside + experts) / max(inside * layout.tensor + experts * layout.expert, 1)
+    largest = found.largest_block * (inside + experts) / max(sum(found.per_block[blocks]), 1)
     buffers = kept.recomputed(rows, checkpointing, blocks) + (2 * low * largest if gathered else 0)
     if optimizer == "muon":
         # Its workspace comes when activations are gone: only what is larger than they were adds to the peak.
@@ -158,23 +159,29 @@ def _parameters(found: Anatomy, layout: Layout, blocks: slice, first: bool, last
     whole = sum(found.per_block)
     share = sum(found.per_block[blocks]) / max(whole, 1)
     norms = sum(p for part, p in found.parameters.items() if part == "norms")
-    inside = share * ((whole - found.parameters["experts"] - norms) / layout.tensor + norms)
-    experts = share * found.parameters["experts"] / layout.expert  # tensor leaves them whole
+    uncut = norms + found.beside_experts  # tensor leaves a layer of experts whole
+    inside = share * ((whole - found.parameters["experts"] - uncut) / layout.tensor + uncut)
+    experts = share * found.parameters["experts"] / layout.expert
     ends = found.total - whole
     head = found.parameters["head"]
-    outside = 0.0
+    outside, cut = 0.0, _vocabulary_cut(found, layout)
     if first:
-        outside += (ends - head) / layout.tensor
+        outside += (ends - head) / cut
     if last:
         tied = not head and layout.pipeline > 1 and not first
-        outside += (found.parameters["embedding"] if tied else head) / layout.tensor
+        outside += (found.parameters["embedding"] if tied else head) / cut
     return inside, outside, experts
+
+
+def _vocabulary_cut(found: Anatomy, layout: Layout) -> int:
+    """Into how many parts `tensor` cuts what lies outside of the blocks: that of decoders only."""
+    return layout.tensor if isinstance(found.config, DecoderConfig) else 1
 
 
 def _logits(found: Anatomy, batch: Batch, layout: Layout, low: int) -> float:
     config = found.config
     tokens = batch.micro_batch * batch.context / layout.context
-    wide = config.vocab_size / layout.tensor
+    wide = config.vocab_size / _vocabulary_cut(found, layout)
     # fp32 logits and their log-softmax, and the slope in the precision of products where that is another one.
     chunk = min(tokens, LOGIT_ROWS) * wide * (8 + (2 if low == 2 else 0))
     head = wide * config.dim * (4 + (2 * low if low == 2 else 0))

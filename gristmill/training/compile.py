@@ -34,6 +34,16 @@ def should_compile(runtime: Runtime, expected_seconds: float) -> bool:
     return problem is None and (needed or expected_seconds > BREAK_EVEN_SECONDS)
 
 
+def slow_float8(runtime: Runtime, compiles: bool = True) -> str | None:
+    """For people, where blocks are not compiled: that float8 is then slower than bf16 on a GPU, and why it is so here;
+    None without float8 or GPU. compiles: whether this kind of training ever does."""
+    if runtime.precision != "float8" or not on_gpu(runtime):
+        return None
+    why = ("this stage compiles nothing" if not compiles else "--compile never was given" if runtime.compile == "never"
+           else compiler_problem(gpu=True))
+    return f"float8 is slower than bf16 where it is not compiled, and {why}: use --precision bf16"
+
+
 def on_gpu(runtime: Runtime) -> bool:
     """Whether `device.prepare` takes a GPU."""
     return runtime.device.startswith("cuda") or (runtime.device == "auto" and torch.cuda.is_available())

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gristmill.core.compiler import forbid_compiler
 from gristmill.core.errors import MachineError, UserError
 from gristmill.core.stage import Runtime
 from gristmill.models.layers.float8 import float8_problem
@@ -57,13 +58,14 @@ def bf16_pays(device: torch.device) -> bool:
 
 
 def prepare(runtime: Runtime) -> Compute:
-    """Resolve `runtime` and set this process up for it (threads, matmul precision, allocator)."""
+    """Resolve `runtime` and set this process up for it (threads, matmul precision, allocator, compiler)."""
     wanted = runtime.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError("no CUDA device can be used here", where=f"device {wanted}", fix="use --device cpu")
     use_deterministic(runtime.deterministic)
+    forbid_compiler(runtime.compile == "never")
     if wanted == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU a process, as torchrun counts them on a node
         wanted = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(wanted)

@@ -29,12 +29,11 @@ class HeldOut:
     passes: Passes
     world: World
     rows: int | None = None
-    """That a process runs at once where it can run the model alone; None for all of a batch."""
+    """That a process runs at once; None for all of a batch."""
 
     def __call__(self, model: Any, step: int) -> dict[str, Any]:
         score = None if self.passes.whole else self.passes.score
-        scores = validate(model, self.batches, self.compute, self.loss, score=score, world=self.world,
-                          rows=self.rows if self.passes.whole else None)
+        scores = validate(model, self.batches, self.compute, self.loss, score=score, world=self.world, rows=self.rows)
         values: dict[str, Any] = {f"valid_{name}": value for name, value in scores.items() if name != "tokens"}
         values["score"] = values["valid_loss"]
         if self.batches.total_bytes is not None:

@@ -40,7 +40,7 @@ from gristmill.tokens import (
 )
 from gristmill.tokens.curriculum import row_cuts
 from gristmill.training.budget import Budget, Here, allowance, counted_steps, timed_steps
-from gristmill.training.compile import on_gpu, should_compile
+from gristmill.training.compile import on_gpu, should_compile, slow_float8
 from gristmill.training.config import TrainingConfig
 from gristmill.training.cuda_graphs import refuse_graphs_of_many_shapes
 from gristmill.training.device import Compute, prepare
@@ -133,6 +133,9 @@ class Pretrain:
             raise UserError(f"rows of {length} tokens do not fit the model's context of {model.config.context}",
                             where=f"{context.name}: context", fix="lower context, or raise model.context")
         batch = self.batch or max(1, 4096 // length)
+        if isinstance(self.micro_batch, int) and self.micro_batch > batch:
+            raise UserError(f"{self.micro_batch} rows at once are more than the {batch} of an update",
+                            where=f"{context.name}: micro_batch", fix="lower it, or raise batch")
         if self.batch_warmup is not None and self.batch_warmup.start >= batch:
             raise UserError(f"updates of {self.batch_warmup.start} rows are no smaller than the full ones of {batch}",
                             where=f"{context.name}: batch_warmup.start", fix="lower it, or raise batch")
@@ -265,6 +268,8 @@ class Pretrain:
         compiled = should_compile(context.runtime, seconds)
         if compiled:
             context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
+        elif slow := slow_float8(context.runtime):
+            context.progress.say(f"  {slow}")
         return compiled
 
     def _fits(self, config: Any, positions: Positions, length: int, compute: Compute, world: World) -> list[Fit]:

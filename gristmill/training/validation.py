@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,27 +41,25 @@ def validate(model: nn.Module, batches: Iterable[Mapping[str, Any]], compute: Co
         readers = (readers[0] * shared + world.place("context"), readers[1] * shared)
     score = score or _scored_by(model, objective, compute)
     sums: dict[str, Any] = {}
-    counts: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for batch in batches:
-        mine = dict(batch) if world is None else _share(batch, *readers)
-        for part in [mine] if rows is None else _parts(mine, rows, -(-len(batch["input_ids"]) // readers[1])):
-            # Of what was run: losses of experts are one a part, however many parts a batch has.
+        shares = [_share(batch, at, readers[1]) for at in range(readers[1])]
+        largest = max(len(share["input_ids"]) for share in shares)
+        parts = [_parts(share, rows or largest, largest) for share in shares]
+        # Part by part: some terms, such as the balance of experts, do not add over rows.
+        for part in chain.from_iterable(parts):
             for name, count in objective.counts(part).items():
                 counts[name] = counts.get(name, 0) + count
+        for part in parts[readers[0]]:
             with eager(model):
                 found, metrics = score(part)
             for name, value in {**found, "accuracy": metrics["accuracy"][0]}.items():
                 sums[name] = sums.get(name, 0.0) + value.double()
     if world is not None and world.size > 1 and sums:
-        counted = torch.tensor([*counts.values()], dtype=torch.float64, device=world.device)
-        own = torch.stack([value.to(world.device) for value in sums.values()])
-        total = world.sum(torch.cat([own, counted]), "updates")
-        sums = dict(zip(sums, total, strict=False))
-        # Stages, and processes that share rows, have counted the same ones.
-        same = world.size // (readers[1] * world.layout.tensor)
-        counts = {name: count / same for name, count in zip(counts, total[len(sums):].tolist(), strict=True)}
+        together = world.sum(torch.stack([value.to(world.device) for value in sums.values()]), "updates")
+        sums = dict(zip(sums, together, strict=True))
     units = {**counts, "accuracy": counts["loss"]}
-    return {name: float(value) / max(units[name], 1) for name, value in sums.items()} | {"tokens": int(counts["loss"])}
+    return {name: float(value) / max(units[name], 1) for name, value in sums.items()} | {"tokens": counts["loss"]}
 
 
 def _scored_by(model: nn.Module, objective: Objective, compute: Compute) -> Score:
@@ -81,11 +80,11 @@ def _share(batch: Mapping[str, Any], reader: int, readers: int) -> dict[str, Any
         nothing(batch))
 
 
-def _parts(batch: Mapping[str, Any], rows: int, largest: int) -> Iterator[dict[str, Any]]:
+def _parts(batch: Mapping[str, Any], rows: int, largest: int) -> list[dict[str, Any]]:
     """A reader's batch, `rows` or fewer at a time; as many parts for all readers, the `largest` of whose shares is
     known: they may wait for each other."""
-    parts = max(1, -(-largest // rows))
-    return (_share(batch, at, parts) for at in range(parts))
+    parts = -(-largest // rows)
+    return [_share(batch, at, parts) for at in range(parts)]
 
 
 def validate_text(model: nn.Module, shards: TokenShards, context: int, batch: int, tokens: int,

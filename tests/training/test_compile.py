@@ -8,12 +8,16 @@ import torch
 from gristmill.core import compiler
 from gristmill.core.errors import MachineError
 from gristmill.core.files import read_json
+from gristmill.core.progress import Silent
 from gristmill.core.stage import Runtime, StageContext
 from gristmill.models import Decoder
-from gristmill.objectives import CausalLM
+from gristmill.models.layers import flex
+from gristmill.models.layers.masks import CAUSAL
+from gristmill.objectives import CausalLM, gpu_head
+from gristmill.training import compile as compiler_of_training
 from gristmill.training import pretrain
-from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile
-from gristmill.training.device import Compute
+from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile, slow_float8
+from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer
 from gristmill.training.parallel import World, apply
 from gristmill.training.parallel import weights as weights_of_others
@@ -57,8 +61,28 @@ def test_float8_on_a_gpu_is_compiled_however_short_the_training(present):
     assert should_compile(Runtime(device="cuda", precision="float8"), 1.0)
     assert not should_compile(Runtime(device="cuda", precision="float8", compile="never"), 1.0)
     assert not should_compile(Runtime(device="cpu", precision="float8"), 1.0)
+    assert slow_float8(Runtime(device="cpu", precision="float8")) is None
+    assert slow_float8(Runtime(device="cuda", precision="bf16", compile="never")) is None
+    assert "--compile never" in slow_float8(Runtime(device="cuda", precision="float8", compile="never"))
+    assert "this stage" in slow_float8(Runtime(device="cuda", precision="float8"), compiles=False)
     present.remove("triton")
     assert not should_compile(Runtime(device="cuda", precision="float8"), 1.0)
+    assert "Triton" in slow_float8(Runtime(device="cuda", precision="float8"))
+
+
+def test_a_pretraining_says_that_its_float8_is_slow(inputs, tmp_path, monkeypatch):
+    """As on a GPU without a compiler."""
+    said = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(compiler_of_training, "on_gpu", lambda runtime: True)
+    monkeypatch.setattr(compiler_of_training, "compiler_problem", lambda gpu: "no C compiler (install gcc)")
+    work = tmp_path / "work"
+    work.mkdir()
+    recipe().run(StageContext(
+        name="r/base@1", seed=5, work=work, cache=tmp_path / "cache", inputs=inputs, progress=progress,
+        runtime=Runtime(device="cpu", threads=1, precision="float8")))
+    assert [line for line in said if "slower than bf16" in line and "install gcc" in line]
 
 
 def test_on_a_gpu_the_last_norm_is_compiled_with_the_blocks(monkeypatch):
@@ -106,6 +130,31 @@ def test_a_resumed_run_obeys_and_keeps_its_choice_only_where_nothing_is_said(inp
     assert not run("auto", 5)
     assert run("always", 6)
     assert not run("never", None)
+
+
+class OnGPU:
+    """A tensor of a GPU, as far as it is looked at."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def __len__(self):
+        return self.shape[0]
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [("never", False), ("auto", True), ("always", True)])
+def test_never_holds_for_the_kernels_of_a_gpu_too(choice, compiled, monkeypatch):
+    monkeypatch.setattr(gpu_head, "Tensor", OnGPU)
+    monkeypatch.setattr(gpu_head, "_problem", lambda: None)
+    monkeypatch.setattr(flex, "HAS_COMPILER", True)
+    try:
+        prepare(Runtime(device="cpu", threads=torch.get_num_threads(), compile=choice))
+        assert gpu_head.takes(OnGPU(8192, 64), OnGPU(50_304, 64)) == compiled
+        assert flex.pays_flex(OnGPU(1, 1, 4096, 64), 4096, CAUSAL, documents=True) == compiled
+    finally:
+        prepare(Runtime(device="cpu", threads=torch.get_num_threads()))
 
 
 def test_an_error_of_the_compiler_says_how_to_train_without_it(tmp_path, monkeypatch):

@@ -181,6 +181,8 @@ def test_sizes_that_do_nothing_are_refused(inputs, tmp_path, wrong, said):
         recipe(**wrong)
     with pytest.raises(ValueError, match="checkpoint_seconds: must not be negative"):
         TrainingConfig(checkpoint_seconds=-1.0)
+    with pytest.raises(UserError, match="129 rows at once are more than the 128 of an update"):
+        run(recipe(batch=None, micro_batch=129), inputs, tmp_path)
     with pytest.raises(UserError, match="updates of 128 rows are no smaller than the full ones of 128"):
         run(recipe(batch=None, batch_warmup=BatchWarmup(start=128, tokens=400)), inputs, tmp_path)
 

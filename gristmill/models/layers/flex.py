@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gristmill.core.compiler import compiler_problem
+from gristmill.core.compiler import compiler_forbidden, compiler_problem
 from gristmill.models.layers.masks import CAUSAL, Pattern
 
 SHORTEST = 1024
@@ -24,13 +24,14 @@ HAS_COMPILER = compiler_problem(gpu=True) is None
 def pays_flex(q: Tensor, keys: int, pattern: Pattern, documents: bool = False) -> bool:
     """Whether flex attention beats a mask over all scores: of long rows, where the pattern hides most, or where there
     are documents, for which torch's other kernels would read a mask of all scores and skip nothing; CUDA only, and
-    only where torch can compile for it."""
+    only where torch can compile for it, and may."""
     return (
         q.device.type == "cuda"
         and keys == q.shape[-2] >= SHORTEST
         and q.shape[-1] in HEAD_SIZES
         and (documents or seen_keys(pattern, keys) * SHARE <= keys)
         and HAS_COMPILER
+        and not compiler_forbidden()
     )
 
 
