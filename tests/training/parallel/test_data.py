@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from unittest import mock
 
 import pytest
 import torch
 
-from gristmill.models.config import EncoderConfig
+from gristmill.models.config import EncoderConfig, TwoStreamConfig
 from gristmill.models.encoder import Encoder
+from gristmill.models.two_stream import TwoStream
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.objectives.masked_lm import MaskedLM
+from gristmill.objectives.permutation_lm import PermutationLM
 from gristmill.training.device import Compute
 from gristmill.training.parallel import Layout, apply
 from gristmill.training.parallel import data as data_parallel
@@ -285,3 +288,20 @@ def _said(rank: int) -> str:
 
 def test_torch_does_not_warn_that_no_weight_lies_idle():
     assert run_ranks(_said, 2, fresh=True) == ["", ""]
+
+
+def _warned(rank: int) -> list[str]:
+    """By an update of a model with two streams, whose last block leaves one of them as it is."""
+    config = TwoStreamConfig(vocab_size=64, dim=32, layers=2, heads=4, head_dim=8, mlp_dim=48)
+    data = rows(config, documents=False)
+    data |= {"ranks": torch.full((8, 16), -1), "target_positions": torch.arange(16).expand(8, 16)}
+    objective, world = PermutationLM(), world_of(Layout(shard=2))
+    passes = parallelise(scattered(TwoStream(config)), objective, None, world, COMPUTE)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        together(passes, objective, data, world)
+    return [str(warning.message) for warning in said]
+
+
+def test_torch_does_not_warn_of_what_the_last_block_leaves_as_it_is():
+    assert run_ranks(_warned, 2) == [[], []]
