@@ -66,11 +66,11 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """h (batch, time, dim), g (batch, targets, dim), memory (batch, remembered, dim) -> h and g anew.
 
-        content: False leaves h as it is; for the last block, where only the queries are read.
+        content: False leaves h as it is, without its graph; for the last block, where only the queries are read.
         """
         for_h, for_g = self.attention(h, g, memory, scene, content)
-        if for_h is not None:
-            h = self._rest(h, for_h)
+        # Nothing goes back from an h that nobody reads: FSDP2 would wait for it, and warn.
+        h = h.detach() if for_h is None else self._rest(h, for_h)
         if g is not None and for_g is not None:
             g = self._rest(g, for_g)
         return h, g

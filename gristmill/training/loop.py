@@ -122,7 +122,9 @@ class Trainer:
         named = [(at + name, p) for at, module in self.trained.items() for name, p in module.named_parameters()]
         self.names = {parameter: name for name, parameter in named}
         held = self.together.gather([*self.names.values()]) if self.together.layout.pipeline > 1 else []
-        self.optimizer = build_optimizer(named, self.config.optimizer, [name for names in held for name in names])
+        # Stages of a pipeline hold other weights, of which some may be refused.
+        self.optimizer = self.together.alike(
+            lambda: build_optimizer(named, self.config.optimizer, [name for names in held for name in names]))
         self.penalised = [p for group in self.optimizer.param_groups if group["decays"] for p in group["params"]]
         # State that no gradient reaches, such as the bias by which experts are chosen.
         self.buffers: dict[str, Tensor] = {}

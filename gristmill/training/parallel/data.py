@@ -69,16 +69,16 @@ def replicate(module: MicroBatch, model: Body, world: World) -> Shared:
     """DDP (Li et al. 2020, arXiv:2006.15704): every process holds everything, gradients are added in buckets while
     the backward pass goes on."""
     group = world.group("replicate")
+    # A decoder uses every weight; heads for pairs of texts or embeddings of languages may lie idle in a batch. Told to
+    # look for those, torch keeps its buckets, where otherwise it lays them out anew after the first update: the sums of
+    # three and more gradients would be taken in another order in the first update of a run that goes on, and a CPU
+    # promises the bits of one that was never interrupted.
+    idle = not isinstance(model, Decoder) or (world.device.type == "cpu" and world.layout.replicate > 2)
     copies = DistributedDataParallel(
-        module, process_group=group, gradient_as_bucket_view=True,
+        _WithIdle(module, world.device) if idle else module, process_group=group, gradient_as_bucket_view=True,
         # Buffers count what this process saw (the loads of experts) and are added up elsewhere.
         **NO_BUFFERS,
-        # A decoder uses every weight; heads for pairs of texts or embeddings of languages may lie idle in a batch. With
-        # this set torch keeps its buckets, where otherwise it lays them out anew after the first update: the sums of
-        # three and more gradients would be taken in another order in the first update of a run that goes on, and a CPU
-        # promises the bits of one that was never interrupted.
-        find_unused_parameters=not isinstance(model, Decoder) or (
-            world.device.type == "cpu" and world.layout.replicate > 2))
+        find_unused_parameters=idle)
     copies.register_comm_hook(group, _added)
 
     @contextlib.contextmanager
@@ -87,6 +87,18 @@ def replicate(module: MicroBatch, model: Body, world: World) -> Shared:
             yield
 
     return Shared(copies, together, lambda: None)
+
+
+class _WithIdle(nn.Module):
+    """A module and one weight that nothing uses: with none at all torch warns every process, by a line that nobody can
+    turn off, of a search that found nothing."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.module, self.idle = module, nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 def _added(group, bucket):  # type: ignore[no-untyped-def]

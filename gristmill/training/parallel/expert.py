@@ -31,12 +31,19 @@ def spread_experts(model: nn.Module, world: World) -> None:
     the same weights, or from shapes on meta. Raises UserError where there are no experts, or they cannot be dealt out.
     """
     size, where = world.layout.expert, f"parallel: {world.layout.describe()}"
-    settings = getattr(getattr(model, "config", None), "moe", None)
+    config: Any = getattr(model, "config", None)
+    settings = getattr(config, "moe", None)
     if settings is None:
         raise UserError("the model has no experts to deal out", where=where, fix="leave expert at 1")
     if settings.experts % size:
         raise UserError(f"{settings.experts} experts cannot be dealt out to {size} processes in equal parts",
                         where=where, fix=f"choose expert among the divisors of {settings.experts}")
+    # Here and not where stacks are cut, so that stages of a pipeline without experts refuse it too.
+    rest = world.layout.shard * world.layout.context // size
+    for rows in (settings.width, config.dim):
+        if rows % rest:
+            raise UserError(f"experts of {rows} rows cannot be cut over {rest} processes that hold the same ones",
+                            where=where, fix=f"choose a width that is a multiple of {rest}, or a larger expert")
     if world.experts is None:
         raise InternalError("the world has no mesh for experts")
     mesh = world.experts["expert"]
@@ -58,18 +65,8 @@ def shard_experts(model: nn.Module, world: World, **options: Any) -> None:
     """
     assert world.experts is not None
     mesh = world.experts["replicate", "rest"] if world.layout.replicate > 1 else world.experts["rest"]
-    rest = world.experts["rest"].size()
-
-    def placement(stack: nn.Parameter) -> Shard:
-        if stack.shape[1] % rest:
-            raise UserError(
-                f"experts of {stack.shape[1]} rows cannot be cut over {rest} processes that hold the same ones",
-                where=f"parallel: {world.layout.describe()}",
-                fix=f"choose a width that is a multiple of {rest}, or a larger expert")
-        return Shard(1)
-
     for layer in expert_layers(model):
-        fully_shard(layer.experts, mesh=mesh, shard_placement_fn=placement, **options)
+        fully_shard(layer.experts, mesh=mesh, shard_placement_fn=lambda stack: Shard(1), **options)
 
 
 @dataclass

@@ -46,6 +46,7 @@ from gristmill.training.parallel.stages import (
     part_of,
     stages_of,
 )
+from gristmill.training.parallel.tensor import check_rows
 from gristmill.training.parallel.world import TIMEOUT, World
 
 SCHEDULES: dict[str, tuple[Any, int]] = {
@@ -232,9 +233,11 @@ class Pipeline:
         return schedule
 
     def _shape(self, rows: int, tokens: int) -> tuple[int, int, int]:
-        """Of what is sent: beside `tensor`, every process has a stretch of each row between blocks."""
-        layout = self.world.layout
-        return rows, tokens // (layout.tensor if layout.sequence else 1), self.model.config.dim
+        """Of what is sent: beside `tensor`, every process has a stretch of each row between blocks. Raises UserError,
+        on every stage, for rows that cannot be cut so."""
+        size = self.world.layout.tensor if self.world.layout.sequence else 1
+        check_rows(tokens, size)
+        return rows, tokens // size, self.model.config.dim
 
     def _check(self, window: Sequence[Batch]) -> None:
         lengths = {batch["input_ids"].shape[1] for batch in window}

@@ -9,9 +9,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ BEAT, SILENCE = 10.0, 600.0
 """Seconds between two signs of life of a first process that works alone, and without one until it is given up."""
 POLL = 0.1
 """Seconds between two looks for them."""
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -150,6 +151,20 @@ class World:
         said: list[Any] = [None] * self.size
         dist.all_gather_object(said, value)
         return said
+
+    def alike(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives. A UserError that it raises on some processes is raised on all, which would wait for those;
+        its own collectives have to be through by then."""
+        made: Any = None
+        refused: UserError | None = None
+        try:
+            made = make()
+        except UserError as error:
+            refused = error
+        for said in self.gather(refused):
+            if said is not None:
+                raise said
+        return made
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:

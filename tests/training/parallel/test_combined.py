@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from gristmill.core.errors import UserError
 from gristmill.objectives.causal_lm import CausalLM
 from gristmill.training import Trainer, TrainingConfig
 from gristmill.training.accumulate import Accumulation
@@ -107,14 +108,18 @@ def test_in_bf16_master_weights_and_sums_stay_fp32(layout):
         assert norm < 2e-2
 
 
+def _trainer(folder: str, config: Any, world: World, optimizer: OptimizerConfig) -> Trainer:
+    return Trainer(model=made(config), objective=CausalLM(), source=None, steps=1, compute=COMPUTE, world=world,  # type: ignore[arg-type]
+                   folder=Path(folder), checkpoints=Path(folder) / "checkpoints",
+                   config=TrainingConfig(optimizer=optimizer))
+
+
 def _moved(rank: int, pattern: str) -> list[str]:
     """Blocks of this process that an update moved; 0 is the learning rate of what fits."""
     world, config = world_of(Layout(pipeline=2)), tiny()
     rule = GroupRule(pattern=pattern, learning_rate=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model=made(config), objective=CausalLM(), source=None, steps=1, compute=COMPUTE, world=world,  # type: ignore[arg-type]
-                          folder=Path(folder), checkpoints=Path(folder) / "checkpoints", config=TrainingConfig(
-                              optimizer=OptimizerConfig(kind="sgd", momentum=0.0, groups=[rule])))
+        trainer = _trainer(folder, config, world, OptimizerConfig(kind="sgd", momentum=0.0, groups=[rule]))
         before = {name: p.detach().clone() for p, name in trainer.names.items()}
         trainer.update(cut(rows(config), world, 2))
     moved = (name for p, name in trainer.names.items() if not torch.equal(p, before[name]))
@@ -127,3 +132,35 @@ def test_a_rule_for_the_weights_of_one_stage_holds_there_and_stops_no_other():
     for rank in range(2):
         with pytest.raises(RanksFailed, match=f"rank {rank}: (.|\\n)*no parameter's name fits 'layers.*'"):
             run_ranks(_moved, 2, "layers.*")
+
+
+def _refused_optimizer(rank: int) -> str:
+    """Half of 66 positions of 64 numbers, which only the first stage holds, are no whole blocks of 256."""
+    config = tiny(dim=64, head_dim=16, mlp_dim=64, positions="learned", context=66)
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(UserError) as refused:
+        _trainer(folder, config, world_of(Layout(pipeline=2, shard=2)), OptimizerConfig(kind="adamw8bit"))
+    return str(refused.value)
+
+
+def test_what_one_stage_refuses_to_optimise_all_processes_refuse():
+    said = run_ranks(_refused_optimizer, 4)
+    assert "positions.weight (66, 64)" in said[0]
+    assert said == [said[0]] * 4
+
+
+def _refused_rows(rank: int) -> list[str]:
+    """Of an update and of an evaluation, with rows of an odd number of tokens."""
+    world, config, said = world_of(Layout(pipeline=2, tensor=2)), tiny(), []
+    passes = parallelise(made(config), CausalLM(), None, world, COMPUTE)
+    data = rows(config, time=15)
+    for use in (lambda: passes.run(cut(data, world, 2), {"loss": 1.0}), lambda: passes.score(data)):
+        with pytest.raises(UserError) as refused:
+            use()
+        said.append(str(refused.value))
+    return said
+
+
+def test_every_stage_refuses_rows_that_cannot_be_shared_out():
+    for said in run_ranks(_refused_rows, 4):
+        assert said[0] == said[1]
+        assert "a row of 15 tokens cannot be cut into 2 equal stretches" in said[0]

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import warnings
 from unittest import mock
 
 import pytest
 import torch
 
+from gristmill.models.config import EncoderConfig, TwoStreamConfig
+from gristmill.models.encoder import Encoder
+from gristmill.models.two_stream import TwoStream
 from gristmill.objectives.causal_lm import CausalLM
+from gristmill.objectives.masked_lm import MaskedLM
+from gristmill.objectives.permutation_lm import PermutationLM
 from gristmill.training.device import Compute
 from gristmill.training.parallel import Layout, apply
 from gristmill.training.parallel import data as data_parallel
 from gristmill.training.parallel.apply import Settings, parallelise
-from tests.training.parallel.parity import COMPUTE, differences, gradients, made, rows, tiny, together, worst
+from tests.training.parallel.parity import (
+    COMPUTE,
+    differences,
+    gradients,
+    made,
+    rows,
+    scattered,
+    tiny,
+    together,
+    worst,
+)
 from tests.training.parallel.ranks import Collectives, run_ranks, world_of
 
 CONFIGS = {
@@ -249,3 +267,41 @@ def _from_the_first(rank: int, text: str) -> dict[str, float]:
 def test_one_process_alone_may_hold_the_model(layout):
     found = worst(run_ranks(_from_the_first, 2, layout))
     assert found[1] < 1e-6, found
+
+
+def _said(rank: int) -> str:
+    """What an update and its copies write to standard error, past Python."""
+    config = EncoderConfig(vocab_size=64, dim=32, layers=1, heads=4, head_dim=8, mlp_dim=48, context=64)
+    objective, world = MaskedLM(), world_of(Layout(replicate=2))
+    passes = parallelise(scattered(Encoder(config)), objective, None, world, COMPUTE)
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            together(passes, objective, rows(config), world)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        return file.read().decode()
+
+
+def test_torch_does_not_warn_that_no_weight_lies_idle():
+    assert run_ranks(_said, 2, fresh=True) == ["", ""]
+
+
+def _warned(rank: int) -> list[str]:
+    """By an update of a model with two streams, whose last block leaves one of them as it is."""
+    config = TwoStreamConfig(vocab_size=64, dim=32, layers=2, heads=4, head_dim=8, mlp_dim=48)
+    data = rows(config, documents=False)
+    data |= {"ranks": torch.full((8, 16), -1), "target_positions": torch.arange(16).expand(8, 16)}
+    objective, world = PermutationLM(), world_of(Layout(shard=2))
+    passes = parallelise(scattered(TwoStream(config)), objective, None, world, COMPUTE)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        together(passes, objective, data, world)
+    return [str(warning.message) for warning in said]
+
+
+def test_torch_does_not_warn_of_what_the_last_block_leaves_as_it_is():
+    assert run_ranks(_warned, 2) == [[], []]
