@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gristmill.models.body import Body
 from gristmill.models.config import EncoderDecoderConfig
+from gristmill.models.layers import flex
 from gristmill.models.layers.attention import attention
 from gristmill.models.layers.linear import joined_linear
 from gristmill.models.layers.masks import CAUSAL, FULL
@@ -82,15 +83,15 @@ class CrossAttention(Attention):
         return self.heads(k), self.heads(v)
 
     def forward(self, x: Tensor, memory: Tensor | None, document_ids: Tensor | None, memory_ids: Tensor | None,
-                cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """x (batch, time, dim), memory (batch, inputs, dim) -> (batch, time, dim)."""
+                cache: Cache | None = None, layer: int = 0, mask: Any = None) -> Tensor:
+        """x (batch, time, dim), memory (batch, inputs, dim) -> (batch, time, dim); mask: of `flex.layer_masks`."""
         q = self.heads(self.query(x))
         if cache is not None:
             return self.joined(cache.look(layer, q))
         assert memory is not None
         k, v = self.project(memory)
         return self.joined(attention(q, k, v, document_ids, pattern=FULL, key_document_ids=memory_ids, scale=1.0,
-                                     dropout=self.dropped))
+                                     dropout=self.dropped, mask=mask))
 
 
 class FeedForward(nn.Module):
@@ -143,11 +144,11 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self, x: Tensor, memory: Tensor | None, bias: Tensor | None, document_ids: Tensor | None = None,
-        memory_ids: Tensor | None = None, cache: Cache | None = None,
+        memory_ids: Tensor | None = None, cache: Cache | None = None, mask: Any = None,
     ) -> Tensor:
         mixed = self.attention(self.attention_norm(x), bias, document_ids, cache, self.layer)
         x = x + dropped(mixed, self.dropout, self.training)
-        mixed = self.cross(self.cross_norm(x), memory, document_ids, memory_ids, cache, self.layer)
+        mixed = self.cross(self.cross_norm(x), memory, document_ids, memory_ids, cache, self.layer, mask)
         x = x + dropped(mixed, self.dropout, self.training)
         return x + dropped(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
@@ -213,8 +214,11 @@ class EncoderDecoder(Body):
         x = self._dropped(self.embedding(decoder_input_ids))
         time = decoder_input_ids.shape[1]
         bias = self.decoder.relative_bias(time, time) if cache is None else None
+        mask = None if cache is not None or (self.config.dropout and self.training) else flex.layer_masks(
+            [FULL], decoder_input_ids, self.config.head_dim, decoder_document_ids, key_document_ids=document_ids
+        ).get(FULL)
         for block in self.decoder.blocks:
-            x = block(x, memory, bias, decoder_document_ids, document_ids, cache)
+            x = block(x, memory, bias, decoder_document_ids, document_ids, cache, mask)
         states = self._dropped(self.decoder.norm(x))
         return states * self.config.head_scale if self.config.tied_head else states
 

@@ -288,7 +288,7 @@ def _kernels() -> Iterator[None]:
     """Kernels that would ask the device or compile: grouped products as on new devices, flex attention as flash."""
     kept = attention.flex, flex.layer_masks, experts.can_group
     attention.flex = _flex  # type: ignore[assignment]
-    flex.layer_masks = lambda *_: {}  # type: ignore[assignment]
+    flex.layer_masks = lambda *_, **__: {}  # type: ignore[assignment]
     experts.can_group = lambda rows, stacks: hasattr(F, "grouped_mm")  # type: ignore[assignment]
     try:
         yield

@@ -7,8 +7,9 @@ import torch
 from torch.nn.attention import flex_attention
 
 from gristmill.core.compiler import compiler_problem
-from gristmill.models import Decoder, DecoderConfig, decoder, encoder
-from gristmill.models.config import EncoderConfig
+from gristmill.models import Decoder, DecoderConfig, decoder, encoder, encoder_decoder
+from gristmill.models.config import EncoderConfig, EncoderDecoderConfig
+from gristmill.models.encoder_decoder import EncoderDecoder
 from gristmill.models.layers import flex as flex_module
 from gristmill.models.layers.attention import reference
 from gristmill.models.layers.flex import flex
@@ -84,6 +85,50 @@ def test_blocks_get_one_mask_and_compile_whole_where_activations_are_made_again(
         found.sum().backward()
         assert len(made) == (2 if kind == "windows" else 1), "one for each pattern, however many layers"
     assert len(graphs) == (2 if kind == "windows" else 1)
+
+
+@pytest.mark.parametrize("choice", ["none", "full"])
+def test_all_layers_look_at_another_text_by_one_mask(choice, monkeypatch):
+    made, graphs, original = [], [], flex_module.block_mask
+
+    def block_mask(*args, **kwargs):
+        made.append(args[2:4])
+        return original(*args, **kwargs)
+
+    def as_on_gpu(q, k, v, document_ids=None, *, bias=None, mask=None, **more):
+        if bias is not None:
+            return reference(q, k, v, document_ids, bias=bias, **more)
+        return flex(q, k, v, document_ids, mask=mask, **more)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def model():
+        made = EncoderDecoder(EncoderDecoderConfig(family="t5", decoder_layers=3, **SIZES))
+        made.initialise(0)
+        for block in made.decoder.blocks:
+            torch.nn.init.normal_(block.cross.output.weight, generator=torch.Generator().manual_seed(1))
+        return made
+
+    read, written = (torch.randint(32, (2, time), generator=torch.Generator().manual_seed(time)) for time in (48, 64))
+    ids = {"document_ids": torch.arange(48).expand(2, -1) // 20,
+           "decoder_document_ids": torch.arange(64).expand(2, -1) // 25}
+    wanted = model().hidden(read, written, **ids)
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # with gradients: not on a CPU
+    monkeypatch.setattr(flex_module, "block_mask", block_mask)
+    monkeypatch.setattr(flex_module, "pays_flex", lambda *_: True)
+    monkeypatch.setattr(encoder_decoder, "attention", as_on_gpu)
+    given = model()
+    torch.compiler.reset()  # all that is checkpointed shares the count of its shapes
+    checkpoint_activations(given, choice, compiled=True)
+    for block in given.decoder.blocks:
+        block.compile(dynamic=False, backend=backend, fullgraph=True)
+    found = given.hidden(read, written, **ids)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    found.sum().backward()
+    assert made == [(64, 48)], "one, however many layers"
+    assert graphs
 
 
 def test_masks_are_made_for_patterns_that_pay(monkeypatch):

@@ -43,16 +43,18 @@ def seen_keys(pattern: Pattern, keys: int) -> int:
 
 
 def layer_masks(patterns: Iterable[Pattern], input_ids: Tensor, head_dim: int, document_ids: Tensor | None = None,
-                prefix: Tensor | None = None) -> dict[Pattern, Any]:
+                prefix: Tensor | None = None, key_document_ids: Tensor | None = None) -> dict[Pattern, Any]:
     """What the layers' attention gets as `mask`, of each pattern for which flex attention pays.
 
     Made once for all layers, and outside of them: in a block whose activations are made again for its backward pass it
-    could not be compiled. input_ids, document_ids and prefix: (batch, time).
+    could not be compiled. input_ids, document_ids and prefix: (batch, time); key_document_ids: (batch, keys), where
+    another text is looked at.
     """
     batch, time = input_ids.shape
+    keys = time if key_document_ids is None else key_document_ids.shape[1]
     q = input_ids.new_empty(0, time, head_dim)
-    return {pattern: block_mask(pattern, batch, time, time, input_ids.device, document_ids, prefix=prefix)
-            for pattern in dict.fromkeys(patterns) if pays_flex(q, time, pattern, document_ids is not None)}
+    return {pattern: block_mask(pattern, batch, time, keys, input_ids.device, document_ids, key_document_ids, prefix)
+            for pattern in dict.fromkeys(patterns) if pays_flex(q, keys, pattern, document_ids is not None)}
 
 
 def flex(
