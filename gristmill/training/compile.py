@@ -62,19 +62,19 @@ def compile_last_norm(model: Body) -> None:
 
 
 @contextlib.contextmanager
-def compiler_told(compiled: bool, where: str) -> Iterator[None]:
-    """Inside, an error of torch's compiler is a MachineError that says how to train without it. compiled: whether the
-    blocks are; other errors, and those of attention's own kernels in blocks as written, stay what they are."""
+def compiler_told(where: str) -> Iterator[None]:
+    """Inside, an error of torch's compiler is a MachineError that says how to train without it; other errors stay what
+    they are."""
     try:
         yield
     except RuntimeError as error:
         from torch._dynamo.exc import BackendCompilerFailed  # dear to import, and there only when needed
 
-        if not compiled or not isinstance(error, BackendCompilerFailed):
+        if not isinstance(error, BackendCompilerFailed):
             raise
         cause = error.inner_exception
         said = ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
-        raise MachineError(f"torch's compiler failed on the model's blocks: {said}", where=where,
+        raise MachineError(f"torch's compiler failed: {said}", where=where,
                            fix="go on with --compile never: slower steps, the same training") from error
 
 

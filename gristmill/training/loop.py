@@ -239,7 +239,7 @@ class Trainer:
         self.draw(self.step)
         shape = window[0]["input_ids"].shape
         self.now("forward")
-        with out_of_memory_told(shape[0], shape[-1], self.label), compiler_told(self.settings.compile, self.label):
+        with out_of_memory_told(shape[0], shape[-1], self.label), compiler_told(self.label):
             sums, metrics = self.passes.run(window, self.factors(counts))
         values = {name: over(value, counts[name]) for name, value in sums.items()}
         measured = {name: over(value, counts[unit]) for name, (value, unit) in metrics.items()}

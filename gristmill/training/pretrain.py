@@ -167,8 +167,8 @@ class Pretrain:
         batches = Windows(
             lambda: task.batches(text, tokenizer, context=length, batch=batch, seed=order), positions,
             at_once, share=(world.data_rank, world.data_size))  # type: ignore[arg-type]
-        settings = Settings(compile=plan.compiled if plan and context.runtime.compile == "auto" else self._compiles(
-            context, model, positions, length, began, where(compute, world)))
+        settings = Settings(compile=self._compiles(
+            context, plan, model, positions, length, began, where(compute, world), world))
         if plan and plan.compiled != settings.compile:
             plan = Plan(plan.plan, {**plan.compute, "compile": settings.compile}).agreed(context, world)
         trainer = Trainer(
@@ -255,9 +255,15 @@ class Pretrain:
                 context.progress.say(f"  shorter than a row, left out: {', '.join(arranged.arrangement.left_out)}")
         write_json(path, plan)
 
-    def _compiles(self, context: StageContext, model: Body, positions: Positions, length: int, began: float,
-                  here: Here) -> bool:
-        """Whether compiling pays for this budget."""
+    def _compiles(self, context: StageContext, plan: Plan | None, model: Body, positions: Positions, length: int,
+                  began: float, here: Here, world: World) -> bool:
+        """Whether to compile: what was asked for, what an interrupted run did, or whether it pays for this budget; the
+        same on all processes."""
+        if context.runtime.compile == "auto":
+            if world.layout.schedule == "zero_bubble":
+                return False  # it goes back through a block in two parts, and compiled ones in one
+            if plan is not None:
+                return plan.compiled
         if self.budget.timed:
             seconds = allowance(self.budget, here).seconds - (time.monotonic() - began)
         else:
@@ -265,7 +271,7 @@ class Pretrain:
             steps, _ = self._steps(positions, length, model)
             pace = GPU_PACE if on_gpu(context.runtime) else CPU_PACE
             seconds = steps * positions.batch * length * model.config.flops_per_token(length) / pace
-        compiled = should_compile(context.runtime, seconds)
+        compiled = world.tell(should_compile(context.runtime, seconds))
         if compiled:
             context.progress.say("  compiling the model's blocks (once, about half a minute) ...")
         elif slow := slow_float8(context.runtime):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,12 +17,13 @@ from gristmill.models import Decoder
 from gristmill.models.layers import flex
 from gristmill.models.layers.masks import CAUSAL
 from gristmill.objectives import CausalLM, gpu_head
+from gristmill.tokens import Positions
 from gristmill.training import compile as compiler_of_training
 from gristmill.training import pretrain
 from gristmill.training.compile import BREAK_EVEN_SECONDS, should_compile, slow_float8
 from gristmill.training.device import Compute, prepare
 from gristmill.training.loop import Trainer
-from gristmill.training.parallel import World, apply
+from gristmill.training.parallel import Layout, World, apply
 from gristmill.training.parallel import weights as weights_of_others
 from gristmill.training.parallel.apply import Settings, parallelise
 from tests.training.test_loop import TINY, trainer
@@ -130,6 +134,19 @@ def test_a_resumed_run_obeys_and_keeps_its_choice_only_where_nothing_is_said(inp
     assert not run("auto", 5)
     assert run("always", 6)
     assert not run("never", None)
+
+
+def test_auto_leaves_blocks_as_they_are_for_zero_bubble_and_else_all_do_as_the_first_process(monkeypatch):
+    def chosen(choice: str, schedule: str, first: bool) -> bool:
+        context: Any = SimpleNamespace(runtime=Runtime(compile=choice), progress=Silent())
+        world: Any = SimpleNamespace(layout=Layout(pipeline=2, schedule=schedule), tell=lambda own: first)
+        return recipe()._compiles(context, None, Decoder(TINY), Positions(4, 16), 16, 0.0, None, world)
+
+    monkeypatch.setattr(pretrain, "should_compile", lambda runtime, seconds: True)
+    assert not chosen("auto", "zero_bubble", True)
+    assert chosen("always", "zero_bubble", True)  # refused where the model is cut
+    assert chosen("auto", "interleaved", True)
+    assert not chosen("auto", "interleaved", False)
 
 
 class OnGPU:

@@ -82,7 +82,7 @@ def split(model: Body, objective: Objective, attached: nn.Module | None, world: 
     assert isinstance(model, Decoder)
     if layout.schedule == "zero_bubble" and settings.compile:
         raise UserError("compiled blocks have one backward pass, and zero_bubble needs it in two parts", where=where,
-                        fix="use --compile never, or schedule=interleaved")
+                        fix="use --compile auto, or schedule=interleaved")
     if layout.schedule == "zero_bubble" and settings.checkpointing != "none":
         raise UserError("zero_bubble goes back through every block twice, and would make its activations again twice",
                         where=where, fix="use schedule=interleaved, or keep all activations")
