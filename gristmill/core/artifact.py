@@ -35,7 +35,8 @@ class Artifact:
                 where=str(path),
                 fix="run the recipe to its end, or name another folder",
             )
-        return cls(path, read_json(path / RECORD))
+        fix = "put the file back from a copy, or delete the folder: the next run of its recipe makes it anew"
+        return cls(path, read_json(path / RECORD, fix))
 
     @classmethod
     def from_folder(cls, path: Path | str, kind: str) -> Artifact:

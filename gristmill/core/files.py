@@ -56,14 +56,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken one is a UserError that names it."""
+def read_json(path: Path, fix: str | None = None) -> Any:
+    """Read a JSON file; a missing or broken one is a UserError that names it. fix: how to mend a broken one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError("this file is missing", where=str(path)) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"this is not valid JSON ({error})", where=str(path)) from error
+        raise UserError(f"this is not valid JSON ({error})", where=str(path), fix=fix) from error
 
 
 def read_jsonl(path: Path) -> list[Any]:

@@ -163,6 +163,11 @@ class _Runner:
             self.progress.say(f"{step.name}: was complete when the last run ended; taken over")
             if artifact.record.get("version") == step.version:
                 return self._publish(step, work, target)
+        if aside := work.displaced(step.identity):
+            whose = "is of other settings or inputs" if work.mark() else (
+                f"cannot go on: {work.mark_path}, which says of what it is, is lost or damaged")
+            self.progress.say(f"{step.name}: unfinished work {whose}; it is set aside in {aside}, until other work is")
+            self.log.write("work_set_aside", stage=step.name, aside=str(aside), marked=work.mark() is not None)
         continues = work.begin(step.identity, step.version, self.resume)
         name = f"{self.recipe.name}/{step.name}@{step.version}"
         self.progress.say(f"{step.name}: {'continuing' if continues else 'running'} {step.kind} -> {name} ({step.why})")

@@ -5,7 +5,8 @@
     work/.aside/<stage>/<id>/   the last unfinished work of another identity; taken up again if that identity returns
 
 A mark is written before its folder exists and removed after the folder is gone, so that a folder is never taken for
-somebody else's. Finishing: scraps removed, payload digested, record written, everything flushed, folder renamed.
+somebody else's. Finishing: payload digested, everything flushed, record written, scraps removed, folder renamed.
+Until the record is there the scraps stay: they hold the checkpoints that a restart goes on from.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gristmill.core.errors import InternalError, UserError
 from gristmill.core.files import disk_errors, flush, read_json, write_json
 from gristmill.core.hashing import digest_folder
 
+SCRAPS, UNKNOWN = ".scratch", "unknown"
 _TORN = re.compile(r"\..+\.[0-9]+\.tmp\Z")
 
 
@@ -41,6 +43,12 @@ class WorkFolder:
             return None
         return mark if isinstance(mark, dict) and "identity" in mark else None
 
+    def displaced(self, identity: str) -> Path | None:
+        """Where `begin` sets aside what lies here, if it is another identity's or has lost its mark; None otherwise."""
+        mark = self.mark()
+        whose = UNKNOWN if mark is None else mark["identity"]
+        return self._aside(whose) if self.path.exists() and whose != identity else None
+
     def holds(self, identity: str) -> bool:
         """Does unfinished work of this identity lie here, or aside?"""
         mark = self.mark()
@@ -54,7 +62,7 @@ class WorkFolder:
             mark = self.mark()
             ours = mark is not None and mark["identity"] == identity
             if self.path.exists() and not (ours and resume):
-                self._set_aside(mark["identity"] if mark is not None else "unknown", wanted=self._aside(identity))
+                self._set_aside(mark["identity"] if mark is not None else UNKNOWN, wanted=self._aside(identity))
             if not resume:
                 shutil.rmtree(self._aside(identity), ignore_errors=True)
             if not self.path.exists():
@@ -101,9 +109,8 @@ class WorkFolder:
         return artifact
 
     def seal(self, make_record: Callable[[str], Mapping[str, Any]]) -> None:
-        """Remove scraps, digest the payload, write the record (made from the digest) and flush all to the disk."""
+        """Digest the payload, write the record (made from the digest) and flush all to the disk."""
         with disk_errors(self.path):
-            shutil.rmtree(self.path / ".scratch", ignore_errors=True)
             remove_torn_writes(self.path)
             record = make_record(digest_folder(self.path))
             flush_tree(self.path)
@@ -111,11 +118,12 @@ class WorkFolder:
             flush(self.path)
 
     def publish(self, target: Path) -> Artifact:
-        """Rename the sealed folder to where finished artifacts lie."""
+        """Remove the scraps of the sealed folder, and rename it to where finished artifacts lie."""
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 raise InternalError("this artifact exists already and would be overwritten", where=str(target))
+            shutil.rmtree(self.path / SCRAPS, ignore_errors=True)
             self.path.rename(target)
             flush(target.parent)
             self.forget()
@@ -137,7 +145,9 @@ def remove_torn_writes(folder: Path, deep: bool = True) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
+    """Wait until all of a folder but its scraps is on the disk."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != SCRAPS]
         for name in files:
             flush(Path(parent) / name)
         flush(Path(parent))

@@ -87,7 +87,7 @@ class TokenShards:
         if not (folder / MANIFEST).is_file():
             raise UserError("these token shards were never finished: there is no manifest.json",
                             where=str(folder), fix=FIX)
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST, FIX)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"token shards of a format other than {FORMAT}", where=str(folder), fix=FIX)
         for name, expected in _files(manifest).items():

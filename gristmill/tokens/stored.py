@@ -60,12 +60,11 @@ def _write(folder: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
 
 
 def _open(folder: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for name, checksum in read_json(folder / "manifest.json")["sha256"].items():
+    found, fix = {}, FIX.replace("the corpus", "the token shards")
+    for name, checksum in read_json(folder / "manifest.json", fix)["sha256"].items():
         path = folder / f"{name}.npy"
         if not path.is_file() or digest_file(path) != checksum:
-            raise UserError("this file of the cache is missing or corrupt", where=str(path),
-                            fix=FIX.replace("the corpus", "the token shards"))
+            raise UserError("this file of the cache is missing or corrupt", where=str(path), fix=fix)
         array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else None
         found[name] = np.asarray(array)
     return found

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -301,7 +302,16 @@ class Pretrain:
         """Turn the budget into steps, once, on the first process; a resumed run reads what was decided."""
         model, batch, tokens_per_step = trainer.model, positions.batch, positions.batch * length
         parameters, budget, measured = count(model), self.budget, None
-        if budget.timed:
+        kept = left(context.work / "plan.json", trainer.together)
+        begun = trainer.saves.newest() if budget.timed and kept is None else None
+        note: str | None
+        if kept is not None:
+            steps, note = kept["steps"], "plan.json holds; telemetry/compute.json was lost and is written anew"
+        elif begun is not None:
+            # Measured anew they would be others, and the schedule would bend in the middle.
+            steps, note = begun.state["steps"], (
+                f"steps = {begun.state['steps']}: as at the checkpoint of step {begun.step}; plan.json was lost")
+        elif budget.timed:
             here = where(trainer.compute, trainer.together)
             power = power_meter(here.hardware, here.compute)
             takes = [measure(trainer, updates) for updates in positions.sizes]
@@ -310,7 +320,6 @@ class Pretrain:
             # The first process's numbers, so that all find the same.
             *takes, seconds, before = trainer.together.tell([*takes, allowed.seconds, time.monotonic() - began])
             measured = takes[-1]
-            note: str | None
             steps, note = timed_steps(
                 dataclasses.replace(allowed, seconds=seconds), positions.sizes, takes, before=before, budget=budget,
                 beside=self.training.evaluations * self.validation_tokens / (tokens_per_step / measured) * 0.6 + 3,
@@ -322,7 +331,7 @@ class Pretrain:
         tokens = positions.span(steps)[0] * length
         epochs = tokens / shards.total_tokens
         flops = model.config.flops_per_token(length)
-        plan = Plan({
+        plan = Plan(kept or {
             "steps": steps, "batch": batch, "micro_batch": self.micro_batch or batch, "context": length,
             "seed": derive_seed(context.seed, "order"), "tokens": tokens, "epochs": round(epochs, 4),
             "corpus_tokens": shards.total_tokens, "tokens_digest": shards.digest, "parameters": parameters,
@@ -351,12 +360,8 @@ class Plan:
     @classmethod
     def decided(cls, context: StageContext, world: World) -> Plan | None:
         """What an interrupted run has left, the same on all processes."""
-        found = None
-        path, decided = context.work / "plan.json", context.telemetry / "compute.json"
-        if world.main and path.exists() and decided.exists():
-            found = [read_json(path), read_json(decided)]
-        found = world.tell(found)
-        return None if found is None else cls(*found)
+        plan, compute = left(context.work / "plan.json", world), left(context.telemetry / "compute.json", world)
+        return None if plan is None or compute is None else cls(plan, compute)
 
     def agreed(self, context: StageContext, world: World) -> Plan:
         """What the first process decided, written down there."""
@@ -380,6 +385,12 @@ class Plan:
     @property
     def parameters(self) -> int:
         return self.plan["parameters"]
+
+
+def left(path: Path, world: World) -> Any:
+    """What an interrupted run has written into this file, the same on all processes; None where it is not there."""
+    return world.tell(read_json(path, fix="delete this file and run the same command again: training goes on, with as "
+                                          "many steps as it began with") if world.main and path.exists() else None)
 
 
 def where(compute: Compute, world: World) -> Here:

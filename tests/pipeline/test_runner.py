@@ -18,6 +18,7 @@ from gristmill.core.files import read_json, read_jsonl
 from gristmill.core.hashing import digest_folder
 from gristmill.core.progress import Lines
 from gristmill.core.stage import Runtime
+from gristmill.pipeline import work
 from gristmill.pipeline.runner import run as run_recipe
 from gristmill.pipeline.status import run_status
 from gristmill.recipe import RecipeError
@@ -213,8 +214,6 @@ def test_a_failing_stage_is_logged_and_keeps_what_was_done(runs, mode, kind, wor
 
 
 def test_a_disk_that_fills_up_while_finishing_is_said_and_survived(runs, monkeypatch):
-    from gristmill.pipeline import work
-
     def full(path, value):
         if path.name == "artifact.json":
             raise OSError(28, "No space left on device", str(path))
@@ -226,6 +225,24 @@ def test_a_disk_that_fills_up_while_finishing_is_said_and_survived(runs, monkeyp
         run(runs)
     monkeypatch.undo()
     assert run(runs)["corpus"].name == "toy/corpus@1"
+
+
+def test_a_kill_while_a_finished_stage_is_sealed_loses_no_checkpoint(runs, monkeypatch):
+    """Of a large model it takes minutes to digest and flush the payload."""
+    def killed(folder):
+        if folder.name == "base":
+            raise KeyboardInterrupt
+        flush_tree(folder)
+
+    flush_tree = work.flush_tree
+    monkeypatch.setattr(work, "flush_tree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(runs)
+    monkeypatch.undo()
+    assert read_json(runs / "toy/work/base/.scratch/checkpoint.json")["step"] == 3
+    again = run(runs)
+    assert again.plan.step("base").why == "unfinished work is there"
+    assert not (again["base"].path / ".scratch").exists()
 
 
 def test_status_tells_stale_from_done(runs):
@@ -315,6 +332,34 @@ def test_only_one_process_runs_a_recipe(runs, slow_run):
     slow_run.kill()
     assert states(type("R", (), {"folder": runs / "toy"}))["base"] == "partial"
     assert "base" in run(runs).ran
+
+
+@pytest.mark.parametrize("mark", [None, b"", "of another recipe"])
+def test_unfinished_work_that_cannot_go_on_is_set_aside_and_said(runs, capsys, mark):
+    def tries(rate):
+        with pytest.raises(InternalError):
+            run(runs, progress=Lines(stream=sys.stdout), set=["stages.base.mode=fail", f"stages.base.rate={rate}"])
+        return " ".join(capsys.readouterr().out.split())
+
+    tries(0.5)
+    path, aside = runs / "toy/work/.marks/base.json", runs / "toy/work/.aside/base"
+    (runs / "toy/work/base/before").touch()
+    if mark is None:
+        path.unlink()
+    elif mark == b"":
+        path.write_bytes(mark)
+    said = tries(0.1 if mark == "of another recipe" else 0.5)
+    place = next(aside.iterdir())
+    assert (place / "before").exists()
+    assert (place.name == "unknown") == (mark != "of another recipe")
+    whose = "is of other settings or inputs" if place.name != "unknown" else (
+        f"cannot go on: {path}, which says of what it is, is lost or damaged")
+    assert f"base: unfinished work {whose}; it is set aside in {place}, until other work is" in said
+    event = next(e for e in read_jsonl(runs / "toy/log.jsonl") if e["event"] == "work_set_aside")
+    assert (event["stage"], event["aside"]) == ("base", str(place))
+    if mark == "of another recipe":
+        assert "base: continuing" in tries(0.5)
+        assert (runs / "toy/work/base/before").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

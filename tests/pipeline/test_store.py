@@ -1,6 +1,7 @@
 """Names to artifacts."""
 
 import json
+import shutil
 
 import pytest
 import toy_stages
@@ -94,6 +95,17 @@ def test_an_unfinished_folder_is_not_found_and_not_overwritten(tmp_path):
     recipe = {"name": "t", "stages": {"corpus": {"uses": "toy_corpus"}}}
     (runs / "t/artifacts/corpus@1").mkdir(parents=True)
     assert run(recipe, runs_dir=runs, report=False)["corpus"].name == "t/corpus@2"
+
+
+def test_a_record_that_is_damaged_says_how_to_mend_it(tmp_path):
+    recipe = {"name": "t", "stages": {"corpus": {"uses": "toy_corpus"}}}
+    first = run(recipe, runs_dir=tmp_path, report=False)["corpus"]
+    (first.path / "artifact.json").write_bytes(b"")
+    with pytest.raises(UserError, match=r"artifact.json: this is not valid JSON(?s:.*)or delete the folder"):
+        run(recipe, runs_dir=tmp_path, report=False)
+    shutil.rmtree(first.path)
+    again = run(recipe, runs_dir=tmp_path, report=False)["corpus"]
+    assert (again.name, again.digest) == (first.name, first.digest)
 
 
 def test_an_empty_store_says_what_to_do(tmp_path):

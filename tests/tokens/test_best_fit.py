@@ -105,6 +105,9 @@ def test_the_layout_is_kept_and_a_damaged_one_refused(shards, tmp_path):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"pieces.npy.*corrupt"):
         laid_out(shards, 32, tmp_path)
+    (path.parent / "manifest.json").write_bytes(b"")
+    with pytest.raises(UserError, match=r"manifest.json: this is not valid JSON(?s:.*)delete this folder"):
+        laid_out(shards, 32, tmp_path)
 
 
 def test_too_little_text_says_its_numbers(shards):

@@ -67,6 +67,9 @@ def test_without_manifest_there_are_no_shards(shards, tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match="never finished"):
         TokenShards.open(folder)
+    (folder / "manifest.json").touch()
+    with pytest.raises(UserError, match=r"manifest.json: this is not valid JSON(?s:.*)delete this folder"):
+        TokenShards.open(folder)
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path):

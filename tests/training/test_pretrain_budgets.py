@@ -15,6 +15,7 @@ from gristmill.tokens import BatchWarmup
 from gristmill.training import pretrain
 from gristmill.training.budget import Budget
 from gristmill.training.config import TrainingConfig
+from gristmill.training.loop import Trainer
 from gristmill.training.schedules import ScheduleConfig
 from tests.training.test_loop import trainer, weights
 from tests.training.test_pretrain import CONTEXT, inputs, recipe, run
@@ -54,6 +55,39 @@ def test_money_and_energy_become_time_and_time_steps(inputs, tmp_path, budget, s
     assert plan["steps"] == len(losses)
     assert abs(plan["steps"] - left / 50) <= 1
     assert read_json(tmp_path / "work" / "telemetry" / "compute.json")["seconds_per_step"] == 50
+
+
+@pytest.mark.parametrize("lost", ["plan.json", "telemetry/compute.json"])
+def test_a_training_that_loses_its_plan_keeps_its_steps(inputs, tmp_path, monkeypatch, lost):
+    """On a machine that is slower by now: other steps would bend the schedule in the middle."""
+    stage = recipe(budget=Budget(minutes=20), training=TrainingConfig(evaluations=2, checkpoint_seconds=0.0))
+    monkeypatch.setattr(pretrain.time, "monotonic", lambda: 0.0)
+    whole, plan = run(stage, inputs, tmp_path / "whole")
+    advance = Trainer.advance
+
+    def killed(trainer, *given):
+        if trainer.step == 15:
+            raise KeyboardInterrupt
+        return advance(trainer, *given)
+
+    monkeypatch.setattr(Trainer, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(stage, inputs, tmp_path / "cut")
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(pretrain, "measure", lambda trainer, updates: 100.0)
+    path = tmp_path / "cut" / "work" / lost
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"not valid JSON(?s:.*)delete this file and run the same command again"):
+        run(stage, inputs, tmp_path / "cut")
+    path.unlink()
+    losses, again = run(stage, inputs, tmp_path / "cut")
+    assert losses == whole
+    assert again["steps"] == plan["steps"] == len(losses)
+    if lost == "plan.json":
+        assert again["derivations"][-1] == (f"steps = {len(losses)}: as at the checkpoint of step 15; "
+                                            "plan.json was lost")
+    else:
+        assert again == plan
 
 
 def test_updates_of_every_size_are_measured(inputs, tmp_path, monkeypatch):
