@@ -2,10 +2,11 @@
 
 import os
 import signal
-import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.shared import as_started
 
 # A shell that starts the suite in the background leaves Ctrl-C ignored, and every child process would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,9 +23,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True)
-def exact_products():
-    """What a test of training in bf16 leaves behind would have later ones make their fp32 products in bf16, on
-    processors with AMX."""
+def next_one_begins_afresh():
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_float32_matmul_precision("highest")
+    as_started()

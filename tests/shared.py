@@ -1,4 +1,5 @@
-"""What tests of several rooms use: where real data lies, how long a wait may be, and when a computation never ends.
+"""What tests of several rooms use: where real data lies, how long a wait may be, when a computation never ends, what a
+training leaves behind.
 
 Real data lies outside the project and is never copied into it; tests skip with a reason without it.
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,3 +56,12 @@ def comes_to_an_end(seconds: float = 30.0) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+def as_started() -> None:
+    """Take back what a training has set this process up with, and what another test would see: in bf16 it makes fp32
+    products in bf16 too on processors with AMX, and `compile: never` holds for all that comes after."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_float32_matmul_precision("highest")
+    if "gristmill.core.compiler" in sys.modules:
+        sys.modules["gristmill.core.compiler"].forbid_compiler(False)

@@ -49,7 +49,8 @@ def is_locked(folder: Path) -> bool:
     """Is some process running in this folder now?"""
     if fcntl is None or not (folder / NAME).is_file():
         return False
-    descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    with disk_errors(folder):
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return not _try(descriptor, fcntl.LOCK_SH)
     finally:

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gristmill.training.parallel import Layout, World
 from tests.processes import forkserver
-from tests.shared import HANG
+from tests.shared import HANG, as_started
 
 START_SECONDS = HANG
 
@@ -138,6 +138,7 @@ def _serve(rank: int, size: int, store: str, connection: Connection) -> None:
         except (EOFError, OSError):
             os._exit(0)
         torch.manual_seed(0)
+        as_started()
         try:
             function, args = pickle.loads(job)
             answer: tuple[bool, Any] = (True, function(rank, *args))
