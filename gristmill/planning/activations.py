@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from gristmill.models.config.two_stream import PREDICTED
 from gristmill.models.encoder_decoder import EncoderDecoder
 from gristmill.models.families import FAMILIES
 from gristmill.models.layers import attention, experts, flex
+from gristmill.models.layers.moe import expert_layers
 from gristmill.models.two_stream import TwoStream, permutation_mask
 from gristmill.planning.depth import representative
 
@@ -41,6 +42,12 @@ class BlockActivations:
     """Bytes a row of the micro-batch."""
     fixed: Mapping[Checkpointing, float]
     """Bytes whatever the rows."""
+    experts_row: Mapping[Checkpointing, float]
+    """Of `row`, those inside a layer of experts, which `tensor` does not cut."""
+
+    def kept(self, rows: float, mode: Checkpointing, tensor: int = 1) -> float:
+        """Bytes of one of the `tensor` processes that share `rows` x `tensor` rows."""
+        return (self.row[mode] + (tensor - 1) * self.experts_row[mode]) * rows + self.fixed[mode]
 
 
 @dataclass(frozen=True)
@@ -51,17 +58,18 @@ class Activations:
     outside_row: float
     outside_fixed: float
 
-    def saved(self, rows: float, mode: Checkpointing, blocks: slice = slice(None)) -> float:
-        """Bytes at the end of the forward pass of `rows` rows, the named blocks and what is outside."""
-        kept = sum(b.row[mode] * rows + b.fixed[mode] for b in self.blocks[blocks])
+    def saved(self, rows: float, mode: Checkpointing, blocks: slice = slice(None), tensor: int = 1) -> float:
+        """Bytes at the end of the forward pass of `rows` rows, the named blocks and what is outside. tensor: processes
+        that share as many times those rows."""
+        kept = sum(b.kept(rows, mode, tensor) for b in self.blocks[blocks])
         return kept + self.outside_row * rows + self.outside_fixed
 
-    def recomputed(self, rows: float, mode: Checkpointing, blocks: slice = slice(None)) -> float:
+    def recomputed(self, rows: float, mode: Checkpointing, blocks: slice = slice(None), tensor: int = 1) -> float:
         """Bytes of the block that is being computed again, at its largest; 0 without checkpointing."""
         chosen = self.blocks[blocks]
         if mode == "none" or not chosen:
             return 0.0
-        return max((b.row["none"] - b.row[mode]) * rows + b.fixed["none"] - b.fixed[mode] for b in chosen)
+        return max(b.kept(rows, "none", tensor) - b.kept(rows, mode, tensor) for b in chosen)
 
 
 def activations(config: Any, time: int, *, precision: str = "bf16", device: str = "cuda", documents: bool = False,
@@ -91,15 +99,24 @@ def _activations(key: _Key, time: int, precision: str, device: str, documents: b
     one, two = (_count(few, rows, time, precision, device, documents) for rows in (1, 2))
     blocks = []
     for first, second in zip(one.blocks, two.blocks, strict=True):
-        row = {mode: second[mode] - first[mode] for mode in CHECKPOINTING}
-        blocks.append(BlockActivations(row, {mode: first[mode] - row[mode] for mode in CHECKPOINTING}))
+        row = {mode: second.whole[mode] - first.whole[mode] for mode in CHECKPOINTING}
+        blocks.append(BlockActivations(row, {mode: first.whole[mode] - row[mode] for mode in CHECKPOINTING}, {
+            mode: second.experts[mode] - first.experts[mode] for mode in CHECKPOINTING}))
     outside = two.outside - one.outside
     return Activations(tuple(blocks[like] for like in likes), outside, one.outside - outside)
 
 
 @dataclass
+class _Block:
+    """Bytes of one, and those of them inside a layer of experts."""
+
+    whole: dict[Checkpointing, float] = field(default_factory=lambda: dict.fromkeys(CHECKPOINTING, 0.0))
+    experts: dict[Checkpointing, float] = field(default_factory=lambda: dict.fromkeys(CHECKPOINTING, 0.0))
+
+
+@dataclass
 class _Count:
-    blocks: list[dict[Checkpointing, float]]
+    blocks: list[_Block]
     outside: float
 
 
@@ -114,6 +131,9 @@ def _count(config: Any, rows: int, time: int, precision: str, device: str, docum
     for number, block in enumerate(blocks):
         block.register_forward_pre_hook(ledger.enter(number), with_kwargs=True)
         block.register_forward_hook(ledger.leave)
+    for layer in expert_layers(model):
+        layer.register_forward_pre_hook(ledger.enter_experts)
+        layer.register_forward_hook(ledger.leave_experts)
     hooks = torch.autograd.graph.saved_tensors_hooks(ledger.note, lambda x: x)
     with _autocast(device, precision), _kernels(), hooks, _Pretend(device, ledger), torch.device("meta"):
         forward(model, rows, time, documents)
@@ -141,9 +161,10 @@ class _Ledger:
 
     def __init__(self, model: nn.Module, blocks: int) -> None:
         self.ignored = {p.untyped_storage()._cdata for p in model.parameters()}
-        self.blocks: list[dict[Checkpointing, float]] = [dict.fromkeys(CHECKPOINTING, 0.0) for _ in range(blocks)]
+        self.blocks = [_Block() for _ in range(blocks)]
         self.outside = 0.0
         self.current: int | None = None
+        self.in_experts = False
         self.seen: dict[tuple[Checkpointing, int], Any] = {}
 
     def note(self, tensor: Tensor) -> Tensor:
@@ -169,10 +190,18 @@ class _Ledger:
     def leave(self, *_: Any) -> None:
         self.current = None
 
+    def enter_experts(self, *_: Any) -> None:
+        self.in_experts = True
+
+    def leave_experts(self, *_: Any) -> None:
+        self.in_experts = False
+
     def _add(self, tensor: Tensor, *modes: Checkpointing) -> None:
         assert self.current is not None
         for mode, size in self._new(tensor, *modes).items():
-            self.blocks[self.current][mode] += size
+            self.blocks[self.current].whole[mode] += size
+            if self.in_experts:
+                self.blocks[self.current].experts[mode] += size
 
     def _new(self, tensor: Tensor, *modes: Checkpointing) -> dict[Checkpointing, int]:
         storage = tensor.untyped_storage()

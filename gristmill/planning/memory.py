@@ -133,7 +133,7 @@ def _stage(
 
     rows = batch.micro_batch / (layout.tensor * layout.context)
     in_flight = min(layout.pipeline - stage, batch.accumulation(layout))
-    saved = kept.saved(rows, checkpointing, blocks)
+    saved = kept.saved(rows, checkpointing, blocks, layout.tensor)
     copies = sum(b.fixed[checkpointing] for b in kept.blocks[blocks])
     if gathered:  # sharded weights are gathered block by block and let go; no copy of them stays
         saved -= copies
@@ -142,7 +142,7 @@ def _stage(
     logits = _logits(found, batch, layout, low) if last else 0.0
     waiting = saved * in_flight
     largest = found.largest_block * (inside + experts) / max(sum(found.per_block[blocks]), 1)
-    buffers = kept.recomputed(rows, checkpointing, blocks) + (2 * low * largest if gathered else 0)
+    buffers = kept.recomputed(rows, checkpointing, blocks, layout.tensor) + (2 * low * largest if gathered else 0)
     if optimizer == "muon":
         # Its workspace comes when activations are gone: only what is larger than they were adds to the peak.
         buffers += max(0.0, _muon_workspace(found, held(1, 0, 1)) - waiting - logits - buffers)

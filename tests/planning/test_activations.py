@@ -60,6 +60,8 @@ def test_a_few_blocks_stand_for_all(family):
     assert len(found.blocks) == len(one.blocks)
     for block, first, second in zip(found.blocks, one.blocks, two.blocks, strict=True):
         for mode in CHECKPOINTING:
-            assert block.row[mode] == second[mode] - first[mode]
-            assert block.fixed[mode] == 2 * first[mode] - second[mode]
+            assert block.row[mode] == second.whole[mode] - first.whole[mode]
+            assert block.fixed[mode] == 2 * first.whole[mode] - second.whole[mode]
+            assert block.experts_row[mode] == second.experts[mode] - first.experts[mode]
+    assert any(block.experts_row["none"] for block in found.blocks) == (getattr(config, "moe", None) is not None)
     assert found.outside_row == two.outside - one.outside

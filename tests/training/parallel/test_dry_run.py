@@ -75,9 +75,11 @@ def measured_peak(rank, layout, config):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"family": "moe", "moe": MoEConfig(experts=4, active=2, mlp_dim=512)}],
+                         ids=["llama", "experts"])
 @pytest.mark.parametrize("layout", [Layout(), Layout(shard=2), Layout(tensor=2)], ids=lambda one: one.describe())
-def test_the_prediction_is_within_15_percent_of_a_measured_peak(layout):
-    config = tiny(**LARGER)
+def test_the_prediction_is_within_15_percent_of_a_measured_peak(layout, changes):
+    config = tiny(**LARGER | changes)
     found = run_ranks(measured_peak, layout.processes, layout, config)
     work = Workload(config=config, rows=ROWS, context=config.context, micro_batch=ROWS, precision="fp32")
     assert predicted(work, layout, device="cpu").total == pytest.approx(max(found), rel=0.15)
