@@ -132,6 +132,8 @@ def _mismatch(annotation: Any, value: Any, path: KeyPath, document: Document, ot
     alternatives = members(annotation)
     classes = [bare(m) for m in alternatives if is_config(bare(m))]
     if len(classes) > 1 and (field := discriminator(classes)):
+        if isinstance(value, dict):
+            return _which(classes, value, path, document)
         choices = [str(v) for c in classes for v in literal_values(field_types(c)[field])]
         return Problem(where, name, f"expected a mapping with `{field}`, got {shown(value)}; {field} is one of: "
                                     f"{', '.join(choices)}")

@@ -261,3 +261,8 @@ def test_values_that_are_no_json_are_refused():
 
 def test_order_follows_references_and_otherwise_the_file():
     assert load_recipe(toy_stages.RECIPE).order() == ["corpus", "tokenizer", "base", "tuned", "scores"]
+
+
+def test_an_unknown_source_is_named_with_what_was_meant(tmp_path):
+    problem, = problems(tmp_path, "a: {uses: data, sources: [{kind: Python_Stdlib}]}")
+    assert 'stages.a.sources.0.kind: the text "Python_Stdlib" is not known here; did you mean `python_stdlib`?' in problem
