@@ -39,10 +39,12 @@ def _quantity(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
 
 
-def _rate(each_second: float) -> str:
-    """`1.4/s`, or of slower work the time that one takes: `12.5 s each`."""
+def _rate(each_second: float, unit: str) -> str:
+    """`1.4/s`, or of slower work the time that one takes: `12.5 s each`; of MB, which are no things, `19 kB/s`."""
     if each_second >= 1 or not each_second:
         return f"{_quantity(each_second)}/s"
+    if unit == "MB":
+        return f"{each_second * 1e3:.0f} kB/s"
     takes = 1 / each_second
     return f"{takes:.1f} s each" if takes < 60 else f"{_duration(takes)} each"
 
@@ -103,7 +105,8 @@ class _LineBar:
         of = f"/{_quantity(self.total)}" if self.total else ""
         left = _left(self.done, self.total, rate)
         note = f" | {self.note}" if self.note else ""
-        return f"  {self.label}: {_quantity(self.done)}{of} {self.unit}, {_rate(rate)}{left and f', {left} left'}{note}"
+        count = f"{_quantity(self.done)}{of} {self.unit}, {_rate(rate, self.unit)}"
+        return f"  {self.label}: {count}{left and f', {left} left'}{note}"
 
     def finish(self) -> None:
         now = time.monotonic()
@@ -151,7 +154,8 @@ class _RichBar:
         of = f"/{_quantity(self.total)}" if self.total else ""
         # Not rich's own column: it forgets what is older than half a minute, and so knows nothing of slower work.
         left = _left(self.done, self.total, rate)
-        fields = {"count": f"{_quantity(self.done)}{of} {self.unit} {_rate(rate)}", "left": left and f"left {left}"}
+        count = f"{_quantity(self.done)}{of} {self.unit} {_rate(rate, self.unit)}"
+        fields = {"count": count, "left": left and f"left {left}"}
         if note:
             fields["note"] = f"| {note}"
         self.rich.update(self.task, completed=self.done, **fields)

@@ -55,3 +55,13 @@ def test_a_live_bar_of_slow_work_shows_the_time_left(monkeypatch):
         bar.advance(2)
         task, = bar.rich.tasks
         assert (task.fields["count"], task.fields["left"]) == ("2/10 steps 50.0 s each", "left 6:40")
+
+
+def test_slow_reading_is_told_in_what_is_read_each_second(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    said = io.StringIO()
+    with Lines(every=10, stream=said).bar("reading", 0.8, "MB") as bar:
+        clock[0] += 20
+        bar.advance(0.4)
+    assert said.getvalue().splitlines()[0] == "  reading: 0.4/0.8 MB, 20 kB/s, 0:20 left"
