@@ -98,6 +98,10 @@ static inline __m512i beside(__m256i even, __m256i odd) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
+// After stores past the caches (`_mm512_stream_*`): nothing that this thread says later is seen before them. The threads'
+// own meeting points do not promise it of such stores.
+static inline void settle_streamed() { _mm_sfence(); }
+
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };

@@ -91,6 +91,7 @@ constexpr int64_t HALVES_APART = 2;  // panels of gate and up lie in turn
 void gate_rows(int64_t rows, int64_t dim, int64_t width, const Bf16* x, int64_t x_row, const Word* panels, Bf16* halves,
                Bf16* hidden) {
     multiply_rows(rows, 2 * width, dim / 2, x, x_row, panels, GatedSums{width, halves, hidden});
+    settle_streamed();
 }
 #else
 constexpr int64_t HALVES_APART = 1;

@@ -51,6 +51,7 @@ extern "C" void norm_forward(const float* x, const Bf16* added, int64_t rows, in
                 store16(out + r * dim + i,
                         _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(row + i), factor), _mm512_loadu_ps(weight + i)));
         }
+        settle_streamed();
     }
 }
 
@@ -99,5 +100,6 @@ extern "C" void norm_backward(const Bf16* slope, const float* sum_slope, const f
                 whole = _mm512_add_ps(whole, _mm512_loadu_ps(sums.get() + part * dim + i));
             _mm512_storeu_ps(weight_slope + i, whole);
         }
+        settle_streamed();
     }
 }
