@@ -102,13 +102,14 @@ def keep_freed_memory() -> bool:
 
 def _use_large_pages(libc: ctypes.CDLL) -> bool:
     """Have the heap hold addresses for half the machine's memory beyond what is used, marked for large pages. None of
-    it is memory before it is written. Not where addresses are counted: a limit is set, or the kernel promises no more
-    than it has."""
+    it is memory before it is written. Not where addresses are counted (a limit is set, or the kernel promises no more
+    than it has) or glibc is told to write over what is freed (mallopt(3), M_PERTURB)."""
     import resource  # Unix alone has it
 
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
-    if strict or any(limit != resource.RLIM_INFINITY for limit in limits):
+    filled = os.environ.get("MALLOC_PERTURB_") or "malloc.perturb" in os.environ.get("GLIBC_TUNABLES", "")
+    if strict or filled or any(limit != resource.RLIM_INFINITY for limit in limits):
         return False
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]

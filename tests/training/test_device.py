@@ -1,5 +1,6 @@
 """What `prepare` sets up in this process: seen from a process of its own, as it lasts."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -38,10 +39,10 @@ print(marked, large, faults, forked)
 """
 
 
-def trained(prepare: Callable[[], None] | None = None) -> tuple[bool, int, int, bool]:
+def trained(prepare: Callable[[], None] | None = None, **environment: str) -> tuple[bool, int, int, bool]:
     """Whether the heap is marked, kB of large pages, pages asked of the kernel again, whether it could fork."""
     ended = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, check=True,
-                           preexec_fn=prepare)
+                           preexec_fn=prepare, env=os.environ | environment)
     marked, large, faults, forked = ended.stdout.split()
     return marked == "True", int(large), int(faults), forked == "True"
 
@@ -71,6 +72,12 @@ def test_a_limit_on_addresses_is_not_spent_on_reserves():
     marked, _, faults, _ = trained(lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
     assert not marked
     assert faults < ANEW / 2
+
+
+@glibc
+@pytest.mark.parametrize("environment", [{"MALLOC_PERTURB_": "165"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=165"}])
+def test_reserves_are_not_written_over(environment):
+    assert not trained(**environment)[0]
 
 
 def test_what_a_gpu_is_sent_lies_in_one_piece(monkeypatch):
