@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import pickle
 import tempfile
@@ -46,6 +47,7 @@ class Ranks:
         store = str(Path(self.folder.name) / "store")
         self.connections: list[Connection] = []
         self.processes = []
+        self.before: list[str] = []  # what they were given, for when one dies of what an earlier one did to its memory
         for rank in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, size, store, theirs), daemon=True)
@@ -71,10 +73,13 @@ class Ranks:
                 try:
                     answers[rank] = pickle.loads(ready.recv_bytes())  # type: ignore[union-attr]
                 except (EOFError, OSError):
-                    answers[rank] = (False, "the process died")
+                    self.processes[rank].join(10)
+                    code, before = self.processes[rank].exitcode, self.before
+                    answers[rank] = (False, f"the process died ({code}) after {len(before)} others: {before[-10:]}")
                 if not answers[rank][0]:  # the others may wait for it for ever; they get time to fail by themselves
                     left = min(left, 2)
         if len(answers) == len(self.connections) and all(fine for fine, _ in answers.values()):
+            self.before.append(getattr(function, "__name__", str(function)))
             return [answers[rank][1] for rank in range(len(answers))]
         self.kill()
         told = [f"rank {rank}: " + ("fine" if answers[rank][0] else answers[rank][1]) if rank in answers
@@ -130,6 +135,7 @@ def _nothing(rank: int) -> None:
 
 def _serve(rank: int, size: int, store: str, connection: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    faulthandler.enable()  # a crash says in which line of Python
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(store, size))
     while True:
