@@ -6,12 +6,14 @@ starts Python anew is in tests/cli. `start(function, ...)` is for those that are
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
@@ -66,8 +68,19 @@ class Started:
         return self._process.is_alive()
 
     def tell(self, number: signal.Signals) -> None:
-        if self.alive():
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may end just now
+            if self.alive():
+                os.kill(self.pid, number)
+
+    def kill_session(self) -> bool:
+        """SIGKILL to it and to what it started in turn. False where it had ended. (It makes its process group itself,
+        a moment after it has begun.)"""
+        while self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.001)
+        return False
 
     def ended(self) -> int:
         """Its exit code, negative for a signal. A hang is killed and fails."""
@@ -86,7 +99,7 @@ class Started:
 def start(function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None,
           session: bool = False) -> Started:
     """`function(*arguments)` in a process of its own. environment: in place of this one. session: with what it starts
-    in turn it is a process group, for `os.killpg`."""
+    in turn it is a process group, for `Started.kill_session`."""
     return Started(function, arguments, environment, session)
 
 

@@ -1,8 +1,6 @@
 import errno
 import json
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +318,7 @@ def test_kill_9_with_workers(tmp_path: Path) -> None:
     for more in (2, 4, 8):
         process, before = start(two_megabytes, folder, session=True), there()
         wait_for(lambda before=before, more=more, alive=process.alive: there() >= before + more or not alive())
-        if process.alive():
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill_session()
         process.ended()
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir(exist_ok=True)

@@ -1,9 +1,7 @@
 """From raw text to a served folder in one command, again for nothing, and through any number of kills."""
 
 import json
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -84,9 +82,7 @@ def killed_run(recipe: Path, runs: Path, seed: int, kills: int) -> int:
         process = start(command, "run", str(recipe), "--runs-dir", str(runs), session=True)
         wait_for(lambda at=at, process=process: at_work(process, at) or not process.alive())
         time.sleep(chance.random() / 2)
-        if process.alive():
-            hit += 1
-            os.killpg(process.pid, signal.SIGKILL)
+        hit += process.kill_session()
         process.ended()
     run_command("run", recipe, "--runs-dir", runs)
     return hit
