@@ -69,20 +69,26 @@ def calibrate(config: Any, measure: Measure, joules: Callable[[], float | None] 
         for depth in chosen:
             times[depth].append(updates[depth]())
     after, took = joules(), time.monotonic() - began
-    middle = {depth: median(seconds) for depth, seconds in times.items()}
+    usual = {depth: _lower_quartile(seconds) for depth, seconds in times.items()}
     counts = {depth: len(anatomy(shallow(config, depth)).per_block) for depth in chosen}
     first, last = chosen[0], chosen[-1]
     if len(chosen) == 1:
         # No line through one point: all of it is the model as it is.
-        block, fixed = 0.0, middle[first]
+        block, fixed = 0.0, usual[first]
     else:
-        block = max(0.0, (middle[last] - middle[first]) / (counts[last] - counts[first]))
-        fixed = max(0.0, middle[first] - block * counts[first])
+        block = max(0.0, (usual[last] - usual[first]) / (counts[last] - counts[first]))
+        fixed = max(0.0, usual[first] - block * counts[first])
     known = before is not None and after is not None and after >= before and took > 0
     return Calibration(
         fixed_s=fixed, block_s=block, spread=max(_spread(seconds) for seconds in times.values()), depths=chosen,
         steps=sum(map(len, times.values())),
         watts=(after - before) / took if known else None)  # type: ignore[operator]
+
+
+def _lower_quartile(seconds: Sequence[float]) -> float:
+    """What delays an update of a small model, such as new pages of memory, often meets more than half of them, and a
+    large one's far less."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 def _spread(seconds: Sequence[float]) -> float:

@@ -69,6 +69,12 @@ def test_slow_steps_now_and_then_do_not_matter_and_widen_the_interval():
     assert wild.step(20).high / wild.step(20).expected == pytest.approx(1 + wild.spread)
 
 
+def test_what_delays_two_steps_of_three_does_not_count():
+    config = dataclasses.replace(FAMILIES["llama"].presets["tiny"], layers=20)
+    found = calibrate(config, line(1.0, 0.5, lambda step: 0.3 if step % 3 else 0.0))
+    assert found.step(20).expected == pytest.approx(11)
+
+
 def test_depths_follow_the_pattern_of_layers():
     assert depths(dataclasses.replace(FAMILIES["llama"].presets["tiny"], layers=12)) == (1, 3)
     assert depths(dataclasses.replace(FAMILIES["llama"].presets["tiny"], layers=3)) == (3,)
